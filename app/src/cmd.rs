@@ -1,0 +1,77 @@
+//! The commands, one file each. A command parses its arguments, calls the room that does the work, and prints.
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+mod agent;
+mod bench;
+mod cert;
+mod completions;
+mod diagnose;
+mod explain;
+mod fabric;
+mod hub;
+mod incidents;
+mod lab;
+mod paths;
+mod sim;
+mod top;
+
+/// Moves, watches and explains the networks of AI and data-center infrastructure.
+#[derive(Parser)]
+#[command(name = "selvedge", version, about, long_about = None, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Plan, check and render a multi-plane Clos fabric
+    Fabric(fabric::Args),
+    /// A real fabric in network namespaces on this machine, with real faults
+    Lab(lab::Args),
+    /// Run a scenario in the seeded simulator
+    Sim(sim::Args),
+    /// The open and past incidents a hub knows
+    Incidents(incidents::Args),
+    /// Why a verdict was reached: evidence for and against
+    Explain(explain::Args),
+    /// All paths between two hosts with their loss and delay, hop by hop
+    Paths(paths::Args),
+    /// The sickest links and paths right now
+    Top(top::Args),
+    /// Replay recorded observations and print the verdicts
+    Diagnose(diagnose::Args),
+    /// The daemon of a host: probes and reports
+    Agent(agent::Args),
+    /// The daemon that diagnoses, keeps incidents and answers
+    Hub(hub::Args),
+    /// Make the certificates agents and hub trust each other by
+    Cert(cert::Args),
+    /// Measure this machine
+    Bench(bench::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Fabric(args) => fabric::run(args),
+            Command::Lab(args) => lab::run(args),
+            Command::Sim(args) => sim::run(args),
+            Command::Incidents(args) => incidents::run(args),
+            Command::Explain(args) => explain::run(args),
+            Command::Paths(args) => paths::run(args),
+            Command::Top(args) => top::run(args),
+            Command::Diagnose(args) => diagnose::run(args),
+            Command::Agent(args) => agent::run(args),
+            Command::Hub(args) => hub::run(args),
+            Command::Cert(args) => cert::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::Completions(args) => completions::run(args),
+        };
+        done.unwrap_or_else(|e| crate::out::fail(&e))
+    }
+}

@@ -1,0 +1,12 @@
+//! The front door: one binary `selvedge`. Arguments, configuration and logging are read here and nowhere else.
+#![forbid(unsafe_code)]
+
+mod cmd;
+mod out;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cmd::Cli::parse().run()
+}

@@ -1,0 +1,2 @@
+//! The agent room.
+#![forbid(unsafe_code)]

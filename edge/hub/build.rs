@@ -1,0 +1,11 @@
+//! Generates the hub's service; the messages are `wire`'s.
+fn main() {
+    let proto = "../../pure/wire/proto";
+    let set = protox::compile([format!("{proto}/selvedge.proto")], [proto]).expect("selvedge.proto compiles");
+    tonic_prost_build::configure()
+        .build_client(false)
+        .extern_path(".selvedge.v1", "::wire::proto")
+        .compile_fds(set)
+        .expect("the server is generated");
+    println!("cargo:rerun-if-changed={proto}/selvedge.proto");
+}

@@ -1,0 +1,2 @@
+//! The hub room.
+#![forbid(unsafe_code)]

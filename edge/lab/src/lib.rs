@@ -1,0 +1,2 @@
+//! The lab room.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The diagnose room.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,24 @@
+//! The map: a specification becomes planes, switches, NICs, directed links, paths, addresses, routes and
+//! rendered device configuration.
+//!
+//! A fabric is a two-tier Clos network in several disjoint planes: in every plane each host has one NIC per rail
+//! on a leaf (T0), and each leaf has one cable (or several, in parallel) to every spine (T1).
+//!
+//! How: nothing is stored a link or a path at a time. An id is a number from which the thing is computed, so a
+//! fabric of four million directed links costs a few hundred bytes plus its exceptions. Only what differs from
+//! the regular shape (a cable left out or added) is kept in a list.
+//!
+//! Invariants: the same specification gives the same ids, names and addresses; `reverse(link) = link ^ 1`;
+//! every path of a pair of NICs has `lane < lanes()`; what does not exist is `None`, never a wrong answer.
+//! Absent on purpose: three tiers, and any IO.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+
+pub mod addr;
+pub mod name;
+pub mod path;
+pub mod shape;
+
+pub use path::{MAX_PATH_LINKS, PathLinks};
+pub use shape::{Fabric, LinkParams, Mode, Node, Shape, Tier};

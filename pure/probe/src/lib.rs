@@ -1,0 +1,3 @@
+//! The probe room.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The sim room.
+#![no_std]
+#![forbid(unsafe_code)]
