@@ -7,9 +7,12 @@
 //! Absent on purpose: anything that knows what a fabric looks like (that is `fabric`), and sockets.
 #![no_std]
 #![forbid(unsafe_code)]
+extern crate alloc;
 
+pub mod batch;
 pub mod id;
 pub mod observation;
+pub mod record;
 pub mod time;
 
 /// Messages between agent and hub, generated from `proto/selvedge.proto`.
