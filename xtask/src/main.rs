@@ -1,2 +1,87 @@
-//! The tool shed.
-fn main() {}
+//! The tool shed: what builds, checks, measures and soaks the project. `cargo xtask --help`.
+//!
+//! One file per tool. Nothing here is needed to build or to run the product.
+
+mod bench_localizer;
+mod ci;
+mod fuzz;
+mod soak;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about, long_about = None)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything CI checks: tidy, format, clippy, licences, no_std, all tests
+    Ci(ci::Args),
+    /// Check the house rules that no compiler checks
+    Tidy,
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// Break random things in a running lab, again and again, and judge every verdict (root)
+    Soak(soak::Args),
+    /// Fuzz the decoders and state machines that face the network (nightly, cargo-fuzz)
+    Fuzz(fuzz::Args),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Precision, recall and speed of the localizer on recorded traces, and its scale
+    Localizer(bench_localizer::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Ci(args) => ci::run(&args),
+        Task::Tidy => tidy::run(),
+        Task::Bench { what: Bench::Localizer(args) } => bench_localizer::run(args),
+        Task::Soak(args) => soak::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map(PathBuf::from).unwrap_or(here)
+}
+
+/// Runs a command in the root, its output going where ours goes.
+fn sh(program: &str, args: &[&str]) -> anyhow::Result<()> {
+    eprintln!("$ {program} {}", args.join(" "));
+    let status = Command::new(program).args(args).current_dir(root()).status()?;
+    anyhow::ensure!(status.success(), "`{program} {}` ended with {status}", args.join(" "));
+    Ok(())
+}
+
+/// What a command prints on standard output, trimmed; an error where it fails.
+fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let out = Command::new(program).args(args).current_dir(root()).output()?;
+    anyhow::ensure!(
+        out.status.success(),
+        "`{program} {}` ended with {}: {}",
+        args.join(" "),
+        out.status,
+        String::from_utf8_lossy(&out.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
