@@ -1,6 +1,7 @@
 //! A recording: what a hub was told, and when, so that the same verdicts can be reached again from the file alone.
 //!
-//! Format: the eight bytes `SELVREC\n`, a version (u16), the length of the fabric's TOML (u32) and the TOML, then
+//! Format: the eight bytes `SELVREC\n`, a version (u16), the length of the fabric's TOML (u32) and the TOML, the
+//! length of the context (u32) and the context (JSON of the hub: its settings and what it knew at the start), then
 //! records. A record is its length (u32, of what follows), the moment the hub took the batch (u64, Unix
 //! nanoseconds), the producing host (u32) and a [`Batch`] in protobuf. All numbers are big-endian.
 //!
@@ -35,9 +36,9 @@ pub enum RecordError {
         /// Version of the file.
         got: u16,
     },
-    /// The fabric in the header is not UTF-8.
-    #[error("the fabric in the recording's header is not UTF-8")]
-    Fabric,
+    /// A text of the header is not UTF-8.
+    #[error("the header of the recording is not UTF-8")]
+    Header,
     /// The file ends in the middle of a record, as after a crash of the writer.
     #[error("the recording ends in the middle of a record: {bytes} bytes are left over")]
     Truncated {
@@ -64,11 +65,13 @@ pub struct Record {
 }
 
 /// The beginning of a recording.
-pub fn write_header(out: &mut Vec<u8>, fabric_toml: &str) {
+pub fn write_header(out: &mut Vec<u8>, fabric_toml: &str, context: &str) {
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&VERSION.to_be_bytes());
-    out.extend_from_slice(&u32::try_from(fabric_toml.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(fabric_toml.as_bytes());
+    for text in [fabric_toml, context] {
+        out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(text.as_bytes());
+    }
 }
 
 /// Appends one record.
@@ -88,6 +91,16 @@ pub struct Reader<'a> {
     bytes: &'a [u8],
     offset: usize,
     fabric_toml: &'a str,
+    context: &'a str,
+}
+
+fn text(bytes: &[u8], offset: usize) -> Result<(&str, usize), RecordError> {
+    let cut = RecordError::Truncated { bytes: bytes.len().saturating_sub(offset) };
+    let length = u32::from_be_bytes(take(bytes, offset).ok_or(cut)?) as usize;
+    let start = offset.checked_add(4).ok_or(cut)?;
+    let end = start.checked_add(length).ok_or(cut)?;
+    let text = bytes.get(start..end).ok_or(cut)?;
+    Ok((core::str::from_utf8(text).map_err(|_| RecordError::Header)?, end))
 }
 
 fn take<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
@@ -105,16 +118,19 @@ impl<'a> Reader<'a> {
         if got == 0 || got > VERSION {
             return Err(RecordError::Version { got });
         }
-        let length = u32::from_be_bytes(take(bytes, 10).ok_or(cut)?) as usize;
-        let offset = length.checked_add(14).ok_or(cut)?;
-        let toml = bytes.get(14..offset).ok_or(cut)?;
-        let fabric_toml = core::str::from_utf8(toml).map_err(|_| RecordError::Fabric)?;
-        Ok(Reader { bytes, offset, fabric_toml })
+        let (fabric_toml, offset) = text(bytes, 10)?;
+        let (context, offset) = text(bytes, offset)?;
+        Ok(Reader { bytes, offset, fabric_toml, context })
     }
 
     /// The fabric all ids in the recording belong to.
     pub fn fabric_toml(&self) -> &'a str {
         self.fabric_toml
+    }
+
+    /// What the hub wrote about itself.
+    pub fn context(&self) -> &'a str {
+        self.context
     }
 
     fn read(&mut self) -> Result<Option<Record>, RecordError> {
@@ -160,7 +176,7 @@ mod tests {
 
     fn a_recording(n: u64) -> Vec<u8> {
         let mut out = Vec::new();
-        write_header(&mut out, "name = \"demo\"\n");
+        write_header(&mut out, "name = \"demo\"\n", "{}");
         for i in 0..n {
             let batch = Batch { version: 1, sequence: i, ..Batch::default() };
             write_record(&mut out, Nanos(100 + i), HostId(i as u32), &batch);
@@ -172,7 +188,7 @@ mod tests {
     fn what_is_written_is_read() {
         let bytes = a_recording(3);
         let reader = Reader::new(&bytes).unwrap();
-        assert_eq!(reader.fabric_toml(), "name = \"demo\"\n");
+        assert_eq!((reader.fabric_toml(), reader.context()), ("name = \"demo\"\n", "{}"));
         let records: Vec<_> = reader.map(|r| r.unwrap()).collect();
         assert_eq!(records.len(), 3);
         assert_eq!(
