@@ -1,0 +1,61 @@
+//! Offloads of an interface, by ethtool over generic netlink.
+//!
+//! A burst of segments crosses a veth as one packet, and a checksum is never computed between two namespaces. Where
+//! something must act on each wire segment, or where a corrupted packet must be found out, both have to go off on the
+//! interface that sends.
+
+use crate::Result;
+use crate::genl::Genl;
+
+const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
+const ETHTOOL_A_FEATURES_HEADER: u16 = 1;
+const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
+const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
+const ETHTOOL_A_HEADER_FLAGS: u16 = 3;
+const ETHTOOL_FLAG_OMIT_REPLY: u32 = 2;
+const ETHTOOL_A_BITSET_BITS: u16 = 3;
+const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
+const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
+const ETHTOOL_A_BITSET_BIT_VALUE: u16 = 3;
+const NESTED: u16 = 0x8000;
+
+/// Everything that lets one packet in the stack stand for several on the wire, or carry an unfinished checksum.
+/// Features an interface does not have are left alone by the kernel.
+const SEGMENTATION_AND_CHECKSUM: [&str; 13] = [
+    "tx-generic-segmentation",
+    "tx-tcp-segmentation",
+    "tx-tcp-ecn-segmentation",
+    "tx-tcp-mangleid-segmentation",
+    "tx-tcp6-segmentation",
+    "tx-gre-segmentation",
+    "tx-gre-csum-segmentation",
+    "tx-ipxip4-segmentation",
+    "tx-ipxip6-segmentation",
+    "tx-udp_tnl-segmentation",
+    "tx-udp_tnl-csum-segmentation",
+    "tx-udp-segmentation",
+    "tx-checksum-ip-generic",
+];
+
+/// Turns segmentation and checksum offload of an interface of this thread's namespace on or off.
+pub fn set_tx_offload(index: u32, on: bool) -> Result<()> {
+    let mut genl = Genl::open("ethtool")?;
+    genl.request("offloads of link", index, ETHTOOL_MSG_FEATURES_SET, |m| {
+        m.nest(ETHTOOL_A_FEATURES_HEADER | NESTED, |m| {
+            m.attr(ETHTOOL_A_HEADER_DEV_INDEX, &index.to_ne_bytes())
+                .attr(ETHTOOL_A_HEADER_FLAGS, &ETHTOOL_FLAG_OMIT_REPLY.to_ne_bytes());
+        })
+        .nest(ETHTOOL_A_FEATURES_WANTED | NESTED, |m| {
+            m.nest(ETHTOOL_A_BITSET_BITS | NESTED, |m| {
+                for name in SEGMENTATION_AND_CHECKSUM {
+                    m.nest(ETHTOOL_A_BITSET_BITS_BIT | NESTED, |m| {
+                        m.text(ETHTOOL_A_BITSET_BIT_NAME, name);
+                        if on {
+                            m.attr(ETHTOOL_A_BITSET_BIT_VALUE, &[]);
+                        }
+                    });
+                }
+            });
+        });
+    })
+}
