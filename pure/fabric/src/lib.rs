@@ -16,9 +16,18 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod error;
+pub mod fault;
 pub mod name;
 pub mod path;
+mod read;
+pub mod scenario;
 pub mod shape;
+pub mod spec;
+pub mod unit;
 
+pub use error::{Problem, SpecError};
+pub use fault::{Direction, Fault, FaultKind, Ports, Target};
 pub use path::{MAX_PATH_LINKS, PathLinks};
+pub use scenario::{Expect, Expected, ProbeSpec, Scenario};
 pub use shape::{Fabric, LinkParams, Mode, Node, Shape, Tier};

@@ -7,6 +7,7 @@ use crate::shape::{Fabric, Node, Tier};
 use alloc::format;
 use alloc::string::String;
 use alloc::string::ToString;
+use core::fmt;
 use wire::{Component, HostId, LinkId, NicId, PathId, PlaneId, SwitchId};
 
 fn number(s: &str) -> Option<u32> {
@@ -46,12 +47,35 @@ impl Fabric {
     }
     /// `from:to`, with `#k` for the parallel cables after the first. A link that does not exist is called by number.
     pub fn link_name(&self, link: LinkId) -> String {
-        let Some((from, to)) = self.link_ends(link) else { return link.to_string() };
-        let mut name = format!("{}:{}", self.node_name(from), self.node_name(to));
-        if let Err((_, _, cable @ 1..)) = self.cable_of(link) {
-            name.push_str(&format!("#{cable}"));
-        }
+        if self.exists(link) { self.cable_name(link) } else { link.to_string() }
+    }
+    /// The name a link has or would have if it existed. `link` is below [`Fabric::link_bound`].
+    pub(crate) fn cable_name(&self, link: LinkId) -> String {
+        let mut name = String::with_capacity(32);
+        // writing to a string cannot fail
+        let _ = self.write_cable(&mut name, link);
         name
+    }
+    /// Writes a link's name; nothing is allocated, so that millions of names cost little.
+    pub(crate) fn write_cable(&self, out: &mut impl fmt::Write, link: LinkId) -> fmt::Result {
+        let plane = self.link_plane(link).0;
+        match (self.cable_of(link), link.0 & 1) {
+            (Ok(nic), way) => {
+                let (_, host, _) = self.nic_parts(nic);
+                let leaf = self.nic_leaf_port(nic).0;
+                match way {
+                    0 => write!(out, "host{}:p{plane}-leaf{leaf}", host.0),
+                    _ => write!(out, "p{plane}-leaf{leaf}:host{}", host.0),
+                }
+            }
+            (Err((leaf, spine, cable)), way) => {
+                match way {
+                    0 => write!(out, "p{plane}-leaf{leaf}:p{plane}-spine{spine}")?,
+                    _ => write!(out, "p{plane}-spine{spine}:p{plane}-leaf{leaf}")?,
+                }
+                if cable > 0 { write!(out, "#{cable}") } else { Ok(()) }
+            }
+        }
     }
     /// The nodes joined by ` > `, in order.
     pub fn path_name(&self, path: PathId) -> String {
