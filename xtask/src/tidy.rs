@@ -21,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub", &["wire", "fabric", "probe", "diagnose"]),
     ("lab", &["wire", "fabric", "kernel"]),
     ("app", &["wire", "fabric", "probe", "diagnose", "sim", "kernel", "agent", "hub", "lab"]),
-    ("xtask", &["wire", "fabric", "probe", "diagnose", "sim"]),
+    ("xtask", &["wire", "fabric", "diagnose"]),
 ];
 
 /// Names that say nothing about what is inside.
