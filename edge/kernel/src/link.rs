@@ -64,7 +64,8 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     header
 }
 
-/// A veth pair with one end in each of two namespaces, both up.
+/// A veth pair with one end in each of two namespaces, both down: the kernel does not open one before the other is
+/// there.
 pub fn veth(batch: &mut Batch, a: End<'_>, b: End<'_>, mtu: u32) -> Result<()> {
     check_name(a.name)?;
     check_name(b.name)?;
@@ -74,12 +75,12 @@ pub fn veth(batch: &mut Batch, a: End<'_>, b: End<'_>, mtu: u32) -> Result<()> {
             .attr(IFLA_MTU, &mtu.to_ne_bytes())
             .attr(IFLA_NET_NS_FD, &(e.netns.as_raw_fd() as u32).to_ne_bytes());
     };
-    let mut message = batch.message("veth", a.index, RTM_NEWLINK, CREATE, &ifinfo(a.index, UP, UP));
+    let mut message = batch.message("veth", a.index, RTM_NEWLINK, CREATE, &ifinfo(a.index, 0, 0));
     end(&mut message, &a);
     message.nest(IFLA_LINKINFO, |m| {
         m.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
             m.nest(VETH_INFO_PEER, |m| {
-                m.raw(&ifinfo(b.index, UP, UP));
+                m.raw(&ifinfo(b.index, 0, 0));
                 end(m, &b);
             });
         });

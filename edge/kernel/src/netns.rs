@@ -75,8 +75,7 @@ pub fn create(name: &str) -> Result<Netns> {
     OpenOptions::new().write(true).create_new(true).open(&at).map_err(|e| file_error(&at, e))?;
     let made = (|| {
         let _back = Entered { before: Netns::current()?, thread_bound: PhantomData };
-        // SAFETY: unshare takes no pointers; it changes only this thread's network namespace, which the guard undoes.
-        check("unshare(CLONE_NEWNET)", unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+        unshare()?;
         mount(Path::new("/proc/thread-self/ns/net"), &at, libc::MS_BIND)?;
         Netns::current()
     })();
@@ -85,6 +84,13 @@ pub fn create(name: &str) -> Result<Netns> {
         let _ = fs::remove_file(&at);
     }
     made
+}
+
+/// Makes a namespace without a name. It ends when the last descriptor, socket and process in it are gone.
+pub fn anonymous() -> Result<Netns> {
+    let _back = Entered { before: Netns::current()?, thread_bound: PhantomData };
+    unshare()?;
+    Netns::current()
 }
 
 /// Takes the name away. The namespace ends when its last process and socket are gone. No such name: nothing to do.
@@ -124,6 +130,12 @@ fn path(name: &str) -> PathBuf {
 
 fn open(at: &Path) -> Result<File> {
     File::open(at).map_err(|e| file_error(at, e))
+}
+
+/// Leaves this thread in a new namespace; the callers hold a guard that takes it back.
+fn unshare() -> Result<()> {
+    // SAFETY: unshare takes no pointers and changes only this thread.
+    check("unshare(CLONE_NEWNET)", unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
 }
 
 fn set(ns: &File) -> Result<()> {

@@ -1,2 +1,18 @@
-//! The lab room.
+//! A real fabric on one machine: a network namespace for every host and switch, a veth pair for every cable, the
+//! kernel's own IPv6 and SRv6 forwarding, the real agent on every host and one real hub; and real faults in it.
+//!
+//! How: [`wiring`] turns a fabric into batches of netlink messages; [`state`] records what was made before it is
+//! made; [`fault`] hurts links and hosts and heals them; [`members`] starts and ends processes.
+//!
+//! Invariants: `down` leaves nothing behind; only recorded processes are ever signalled; two labs share nothing but
+//! the directory their records are in.
+//! Absent on purpose: agent and hub themselves. They are processes of the same binary, known only by their command
+//! lines.
 #![forbid(unsafe_code)]
+
+mod error;
+pub(crate) mod routes;
+pub mod state;
+pub mod wiring;
+
+pub use error::{Error, Result};

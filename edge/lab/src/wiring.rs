@@ -1,0 +1,232 @@
+//! A fabric as namespaces, veth pairs, addresses and routes.
+//!
+//! How: every name, number and address is a formula of the fabric, so the whole of a node's configuration is one
+//! batch of netlink messages written without asking the kernel anything, and can be written again at any time (that
+//! is how a link that was down gets its routes back). Neighbours are static: no packet ever waits for discovery, and
+//! a lossy link does not lose them.
+//!
+//! Order: namespaces and their settings first (new interfaces inherit them), then all veth pairs from one socket in
+//! an empty namespace, so that no interface number is taken there, then each node's addresses, neighbours and routes.
+//!
+//! Absent on purpose: the rates and latencies of the specification. Namespaces on one machine have neither to give;
+//! `selvedge lab fault … rate` and `… delay` impose them where wanted.
+
+use crate::routes::{ifname, link_local, mac};
+use crate::{Error, Result};
+use fabric::{Fabric, Mode, Node};
+use kernel::netlink::{Batch, Netlink};
+use kernel::netns::{self, Netns};
+use kernel::{link, route, sysctl};
+use std::os::fd::AsFd;
+use wire::{HostId, LinkId, SwitchId};
+
+/// The most nodes of a lab. A namespace takes about half a megabyte.
+pub const NODES_MAX: u32 = 4096;
+/// Bytes of a packet on every link: 9,000 and room for an outer IPv6 header and trace options.
+pub const MTU: u32 = 9100;
+/// The IOAM namespace (RFC 9197) nodes fill traces in.
+pub const IOAM_NAMESPACE: u16 = 123;
+/// First interface number of a node's ports.
+const FIRST_INDEX: u32 = 10;
+
+/// What a namespace stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A host.
+    Host(HostId),
+    /// A switch.
+    Switch(SwitchId),
+}
+
+/// One end of a cable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The directed link it sends on.
+    pub link: LinkId,
+    /// Interface name.
+    pub name: String,
+    /// Interface number.
+    pub index: u32,
+}
+
+/// A namespace of the lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it stands for.
+    pub owner: Owner,
+    /// Its name.
+    pub netns: String,
+    /// Its ports, in the order of their links.
+    pub ports: Vec<Port>,
+}
+
+/// Every namespace and port of a lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wiring {
+    /// Hosts, then switches.
+    pub members: Vec<Member>,
+    /// Where a directed link's sending port is: member and port, by link id.
+    by_link: Vec<Option<(u32, u32)>>,
+}
+
+impl Wiring {
+    /// Plans a lab. Pure: nothing is made yet.
+    pub fn plan(fabric: &Fabric, lab: &str) -> Result<Wiring> {
+        let (hosts, switches) = (fabric.shape.hosts, fabric.switches());
+        if hosts.saturating_add(switches) > NODES_MAX {
+            return Err(Error::TooLarge { hosts, switches, limit: NODES_MAX });
+        }
+        let host = (0..hosts).map(|h| (Owner::Host(HostId(h)), fabric.host_name(HostId(h))));
+        let switch = (0..switches).map(|s| (Owner::Switch(SwitchId(s)), fabric.switch_name(SwitchId(s))));
+        let mut members: Vec<Member> = host
+            .chain(switch)
+            .map(|(owner, name)| Member { owner, netns: format!("{lab}-{name}"), ports: Vec::new() })
+            .collect();
+        let mut by_link = vec![None; fabric.link_bound() as usize];
+        for id in fabric.links() {
+            let Some((from, _)) = fabric.link_ends(id) else { continue };
+            let at = match from {
+                Node::Nic(nic) => fabric.nic_parts(nic).1.0,
+                Node::Switch(s) => hosts + s.0,
+            };
+            let Some(member) = members.get_mut(at as usize) else { continue };
+            let number = member.ports.len() as u32;
+            member.ports.push(Port { link: id, name: ifname(fabric, id), index: FIRST_INDEX + number });
+            by_link[id.index()] = Some((at, number));
+        }
+        Ok(Wiring { members, by_link })
+    }
+
+    /// The namespace and port that send on a directed link.
+    pub fn sender(&self, id: LinkId) -> Option<(&Member, &Port)> {
+        let (member, port) = (*self.by_link.get(id.index())?)?;
+        let member = self.members.get(member as usize)?;
+        Some((member, member.ports.get(port as usize)?))
+    }
+
+    /// The namespace and port that receive from a directed link.
+    pub fn receiver(&self, id: LinkId) -> Option<(&Member, &Port)> {
+        self.sender(id.reverse())
+    }
+
+    /// Interface number, in the sender's namespace, of the port that sends on a link.
+    pub(crate) fn index(&self, id: LinkId) -> u32 {
+        self.sender(id).map_or(0, |(_, port)| port.index)
+    }
+}
+
+impl Wiring {
+    /// Makes every namespace and cable. `progress` is told how many of how many steps are done.
+    pub fn build(&self, fabric: &Fabric, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+        let cables = self.by_link.iter().flatten().count() / 2;
+        let (mut done, all) = (0, 2 * self.members.len() + cables);
+        let mut step = || {
+            done += 1;
+            progress(done, all);
+        };
+        let mut spaces = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let space = netns::create(&member.netns)?;
+            space.run(|| settings(fabric, member.owner))??;
+            spaces.push(space);
+            step();
+        }
+        // A socket of the root namespace would take a chosen interface number for that of one of its own.
+        let mut nursery = netns::anonymous()?.run(Netlink::route)??;
+        for id in fabric.links().filter(|id| id.0 & 1 == 0) {
+            let (Some(a), Some(b)) = (self.end(&spaces, id), self.end(&spaces, id.reverse())) else {
+                continue;
+            };
+            let mut batch = Batch::new();
+            link::veth(&mut batch, a, b, MTU)?;
+            nursery.apply(batch)?;
+            step();
+        }
+        for (member, space) in self.members.iter().zip(&spaces) {
+            space.run(|| self.configure(fabric, member))??;
+            step();
+        }
+        Ok(())
+    }
+
+    /// The interface that sends on a link, as the kernel is asked for it.
+    fn end<'a>(&'a self, spaces: &'a [Netns], id: LinkId) -> Option<link::End<'a>> {
+        let (at, _) = (*self.by_link.get(id.index())?)?;
+        let (_, port) = self.sender(id)?;
+        let netns = spaces.get(at as usize)?.as_fd();
+        Some(link::End { netns, name: &port.name, index: port.index, mac: mac(id) })
+    }
+
+    /// Writes everything a node needs beyond its interfaces: addresses, neighbours, routes. Run it inside the node's
+    /// namespace; running it again changes nothing, or repairs.
+    pub fn configure(&self, fabric: &Fabric, member: &Member) -> Result<()> {
+        for (number, port) in member.ports.iter().enumerate() {
+            sysctl::write(&format!("net/ipv6/conf/{}/ioam6_id", port.name), number + 1).or_else(optional)?;
+        }
+        let mut batch = Batch::new();
+        link::set_up(&mut batch, link::LOOPBACK, true);
+        if let Owner::Switch(switch) = member.owner {
+            link::address(&mut batch, link::LOOPBACK, fabric.switch_addr(switch), 128);
+        }
+        for port in &member.ports {
+            link::set_up(&mut batch, port.index, true);
+            link::address(&mut batch, port.index, link_local(port.link), 64);
+            link::neighbour(
+                &mut batch,
+                port.index,
+                link_local(port.link.reverse()),
+                mac(port.link.reverse()),
+            );
+            if let (Owner::Host(_), Ok(nic)) = (member.owner, fabric.cable_of(port.link)) {
+                link::address(&mut batch, port.index, fabric.nic_addr(nic), 128);
+            }
+        }
+        for (number, route) in self.routes(fabric, member).iter().enumerate() {
+            route::replace(&mut batch, number as u32, route);
+        }
+        Netlink::route()?.apply(batch)?;
+        Ok(())
+    }
+}
+
+/// A missing IOAM file is a kernel without IOAM, which the lab can do without.
+fn optional(e: kernel::Error) -> kernel::Result<()> {
+    match e {
+        kernel::Error::File { errno, .. } if errno.0 == 2 => Ok(()),
+        other => Err(other),
+    }
+}
+
+/// The settings of a namespace, before it has interfaces: those inherit `default`.
+fn settings(fabric: &Fabric, owner: Owner) -> kernel::Result<()> {
+    let ipv6 = |key: &str, value: u32| sysctl::write(&format!("net/ipv6/{key}"), value);
+    for scope in ["all", "default"] {
+        ipv6(&format!("conf/{scope}/accept_dad"), 0)?;
+        ipv6(&format!("conf/{scope}/accept_ra"), 0)?;
+        ipv6(&format!("conf/{scope}/keep_addr_on_down"), 1)?;
+    }
+    // Link-local addresses are ours to give: 1 is "none".
+    ipv6("conf/default/addr_gen_mode", 1)?;
+    ipv6("conf/default/router_solicitations", 0)?;
+    if fabric.mode == Mode::Srv6 {
+        ipv6("conf/all/seg6_enabled", 1)?;
+        ipv6("conf/default/seg6_enabled", 1)?;
+    }
+    // Addresses and flow label choose among equal routes.
+    ipv6("fib_multipath_hash_policy", 0)?;
+    let ioam_id = match owner {
+        Owner::Switch(switch) => {
+            ipv6("conf/all/forwarding", 1)?;
+            // A trace asks every hop, and must not be answered at one message a second.
+            ipv6("icmp/ratelimit", 0)?;
+            switch.0 + 1
+        }
+        Owner::Host(host) => 0x80_0000 | host.0,
+    };
+    ipv6("ioam6_id", ioam_id).or_else(optional)?;
+    ipv6("conf/default/ioam6_enabled", 1).or_else(optional)?;
+    match kernel::genl::add_ioam_namespace(IOAM_NAMESPACE) {
+        Err(kernel::Error::NoFamily { .. }) => Ok(()),
+        other => other,
+    }
+}
