@@ -2,7 +2,7 @@
 //!
 //! SRv6 actions need a real interface to hang on; one on `lo` is accepted and ignored by the kernel.
 
-use crate::netlink::{Batch, Message, REPLACE};
+use crate::netlink::{Batch, CREATE, Message, REPLACE};
 use std::net::Ipv6Addr;
 
 const RTM_NEWROUTE: u16 = 24;
@@ -11,11 +11,17 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
 const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
 const RTA_ENCAP_TYPE: u16 = 21;
 const RTA_ENCAP: u16 = 22;
-const RT_TABLE_MAIN: u8 = 254;
+const RTM_NEWRULE: u16 = 32;
+const FRA_SRC: u16 = 2;
+const FRA_PRIORITY: u16 = 6;
+const FRA_TABLE: u16 = 15;
+const FR_ACT_TO_TBL: u8 = 1;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
+const RTN_UNREACHABLE: u8 = 7;
 
 const LWTUNNEL_ENCAP_SEG6: u16 = 5;
 const SEG6_IPTUNNEL_SRH: u16 = 1;
@@ -31,6 +37,8 @@ const SEG6_LOCAL_FLV_OPERATION: u16 = 1;
 const SEG6_LOCAL_FLV_LCBLOCK_BITS: u16 = 2;
 const SEG6_LOCAL_FLV_LCNODE_FN_BITS: u16 = 3;
 const SEG6_LOCAL_FLV_OP_NEXT_CSID: u32 = 4;
+
+const AF_INET6: u8 = libc::AF_INET6 as u8;
 
 /// The table that holds a host's own addresses: where a decapsulated packet for this host is looked up.
 pub const TABLE_LOCAL: u32 = 255;
@@ -72,15 +80,19 @@ pub enum Action {
         /// Any real interface of this node.
         index: u32,
     },
+    /// Nobody is there: the sender is told so.
+    Unreachable,
 }
 
-/// A route of the main table.
+/// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Destination.
     pub to: Ipv6Addr,
     /// Its prefix length, 0 to 128.
     pub prefix_len: u8,
+    /// Routing table; 254 is the main one.
+    pub table: u32,
     /// Source address for packets of this host, where it matters.
     pub source: Option<Ipv6Addr>,
     /// What happens.
@@ -89,26 +101,16 @@ pub struct Route {
 
 /// Adds the route, or replaces the one to the same prefix.
 pub fn replace(batch: &mut Batch, index: u32, route: &Route) {
-    let header = [
-        libc::AF_INET6 as u8,
-        route.prefix_len,
-        0,
-        0,
-        RT_TABLE_MAIN,
-        RTPROT_STATIC,
-        0,
-        RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ];
+    let kind = if route.action == Action::Unreachable { RTN_UNREACHABLE } else { RTN_UNICAST };
+    // struct rtmsg: family, lengths, tos, table (in the attribute), protocol, scope, type, flags
+    let header = [AF_INET6, route.prefix_len, 0, 0, 0, RTPROT_STATIC, 0, kind, 0, 0, 0, 0];
     let mut message = batch.message("route", index, RTM_NEWROUTE, REPLACE, &header);
-    message.attr(RTA_DST, &route.to.octets());
+    message.attr(RTA_DST, &route.to.octets()).attr(RTA_TABLE, &route.table.to_ne_bytes());
     if let Some(source) = route.source {
         message.attr(RTA_PREFSRC, &source.octets());
     }
     match &route.action {
+        Action::Unreachable => {}
         Action::Via(hops) => match hops.as_slice() {
             [hop] => {
                 message.attr(RTA_GATEWAY, &hop.via.octets()).attr(RTA_OIF, &hop.index.to_ne_bytes());
@@ -138,6 +140,16 @@ pub fn replace(batch: &mut Batch, index: u32, route: &Route) {
             });
         }
     }
+}
+
+/// Packets from this address look in this table first. Adding a rule that is there already is refused.
+pub fn rule(batch: &mut Batch, from: Ipv6Addr, table: u32) {
+    let header = [AF_INET6, 0, 128, 0, 0, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0];
+    batch
+        .message("rule for table", table, RTM_NEWRULE, CREATE, &header)
+        .attr(FRA_SRC, &from.octets())
+        .attr(FRA_PRIORITY, &table.to_ne_bytes())
+        .attr(FRA_TABLE, &table.to_ne_bytes());
 }
 
 /// `struct rtnexthop` and its gateway.

@@ -11,7 +11,6 @@
 #![forbid(unsafe_code)]
 
 mod error;
-pub(crate) mod routes;
 pub mod state;
 pub mod wiring;
 

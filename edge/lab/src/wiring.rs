@@ -11,14 +11,15 @@
 //! Absent on purpose: the rates and latencies of the specification. Namespaces on one machine have neither to give;
 //! `selvedge lab fault … rate` and `… delay` impose them where wanted.
 
-use crate::routes::{ifname, link_local, mac};
 use crate::{Error, Result};
-use fabric::{Fabric, Mode, Node};
+use fabric::route::{BLOCK_BITS, TABLE_LOCAL, USID_BITS};
+use fabric::{Device, Fabric, Mode};
 use kernel::netlink::{Batch, Netlink};
 use kernel::netns::{self, Netns};
+use kernel::route::{Action, Hop};
 use kernel::{link, route, sysctl};
 use std::os::fd::AsFd;
-use wire::{HostId, LinkId, SwitchId};
+use wire::LinkId;
 
 /// The most nodes of a lab. A namespace takes about half a megabyte.
 pub const NODES_MAX: u32 = 4096;
@@ -28,15 +29,6 @@ pub const MTU: u32 = 9100;
 pub const IOAM_NAMESPACE: u16 = 123;
 /// First interface number of a node's ports.
 const FIRST_INDEX: u32 = 10;
-
-/// What a namespace stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// A host.
-    Host(HostId),
-    /// A switch.
-    Switch(SwitchId),
-}
 
 /// One end of a cable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +45,7 @@ pub struct Port {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// What it stands for.
-    pub owner: Owner,
+    pub device: Device,
     /// Its name.
     pub netns: String,
     /// Its ports, in the order of their links.
@@ -76,23 +68,16 @@ impl Wiring {
         if hosts.saturating_add(switches) > NODES_MAX {
             return Err(Error::TooLarge { hosts, switches, limit: NODES_MAX });
         }
-        let host = (0..hosts).map(|h| (Owner::Host(HostId(h)), fabric.host_name(HostId(h))));
-        let switch = (0..switches).map(|s| (Owner::Switch(SwitchId(s)), fabric.switch_name(SwitchId(s))));
-        let mut members: Vec<Member> = host
-            .chain(switch)
-            .map(|(owner, name)| Member { owner, netns: format!("{lab}-{name}"), ports: Vec::new() })
-            .collect();
+        let mut members = Vec::with_capacity((hosts + switches) as usize);
         let mut by_link = vec![None; fabric.link_bound() as usize];
-        for id in fabric.links() {
-            let Some((from, _)) = fabric.link_ends(id) else { continue };
-            let at = match from {
-                Node::Nic(nic) => fabric.nic_parts(nic).1.0,
-                Node::Switch(s) => hosts + s.0,
-            };
-            let Some(member) = members.get_mut(at as usize) else { continue };
-            let number = member.ports.len() as u32;
-            member.ports.push(Port { link: id, name: ifname(fabric, id), index: FIRST_INDEX + number });
-            by_link[id.index()] = Some((at, number));
+        for device in fabric.devices() {
+            let mut ports = Vec::new();
+            for id in fabric.ports(device) {
+                let number = ports.len() as u32;
+                by_link[id.index()] = Some((members.len() as u32, number));
+                ports.push(Port { link: id, name: fabric.ifname(id), index: FIRST_INDEX + number });
+            }
+            members.push(Member { device, netns: format!("{lab}-{}", fabric.device_name(device)), ports });
         }
         Ok(Wiring { members, by_link })
     }
@@ -127,14 +112,14 @@ impl Wiring {
         let mut spaces = Vec::with_capacity(self.members.len());
         for member in &self.members {
             let space = netns::create(&member.netns)?;
-            space.run(|| settings(fabric, member.owner))??;
+            space.run(|| settings(fabric, member.device))??;
             spaces.push(space);
             step();
         }
         // A socket of the root namespace would take a chosen interface number for that of one of its own.
         let mut nursery = netns::anonymous()?.run(Netlink::route)??;
         for id in fabric.links().filter(|id| id.0 & 1 == 0) {
-            let (Some(a), Some(b)) = (self.end(&spaces, id), self.end(&spaces, id.reverse())) else {
+            let (Some(a), Some(b)) = (self.end(fabric, &spaces, id), self.end(fabric, &spaces, id.reverse())) else {
                 continue;
             };
             let mut batch = Batch::new();
@@ -143,18 +128,21 @@ impl Wiring {
             step();
         }
         for (member, space) in self.members.iter().zip(&spaces) {
-            space.run(|| self.configure(fabric, member))??;
+            space.run(|| {
+                self.configure(fabric, member)?;
+                rules(fabric, member.device)
+            })??;
             step();
         }
         Ok(())
     }
 
     /// The interface that sends on a link, as the kernel is asked for it.
-    fn end<'a>(&'a self, spaces: &'a [Netns], id: LinkId) -> Option<link::End<'a>> {
+    fn end<'a>(&'a self, fabric: &Fabric, spaces: &'a [Netns], id: LinkId) -> Option<link::End<'a>> {
         let (at, _) = (*self.by_link.get(id.index())?)?;
         let (_, port) = self.sender(id)?;
-        let netns = spaces.get(at as usize)?.as_fd();
-        Some(link::End { netns, name: &port.name, index: port.index, mac: mac(id) })
+        let (netns, mac) = (spaces.get(at as usize)?.as_fd(), fabric.link_mac(id));
+        Some(link::End { netns, name: &port.name, index: port.index, mac })
     }
 
     /// Writes everything a node needs beyond its interfaces: addresses, neighbours, routes. Run it inside the node's
@@ -165,28 +153,48 @@ impl Wiring {
         }
         let mut batch = Batch::new();
         link::set_up(&mut batch, link::LOOPBACK, true);
-        if let Owner::Switch(switch) = member.owner {
-            link::address(&mut batch, link::LOOPBACK, fabric.switch_addr(switch), 128);
-        }
         for port in &member.ports {
+            let back = port.link.reverse();
             link::set_up(&mut batch, port.index, true);
-            link::address(&mut batch, port.index, link_local(port.link), 64);
-            link::neighbour(
-                &mut batch,
-                port.index,
-                link_local(port.link.reverse()),
-                mac(port.link.reverse()),
-            );
-            if let (Owner::Host(_), Ok(nic)) = (member.owner, fabric.cable_of(port.link)) {
-                link::address(&mut batch, port.index, fabric.nic_addr(nic), 128);
-            }
+            link::address(&mut batch, port.index, fabric.link_local(port.link), 64);
+            link::neighbour(&mut batch, port.index, fabric.link_local(back), fabric.link_mac(back));
         }
-        for (number, route) in self.routes(fabric, member).iter().enumerate() {
-            route::replace(&mut batch, number as u32, route);
+        for (on, address) in fabric.addresses(member.device) {
+            link::address(&mut batch, on.map_or(link::LOOPBACK, |id| self.index(id)), address, 128);
+        }
+        for (number, route) in fabric.routes(member.device).enumerate() {
+            route::replace(&mut batch, number as u32, &self.route(fabric, route));
         }
         Netlink::route()?.apply(batch)?;
         Ok(())
     }
+
+    /// A route of the fabric's, with interface numbers and neighbours' addresses in place of links.
+    fn route(&self, fabric: &Fabric, route: fabric::Route) -> route::Route {
+        let hop = |id: LinkId| Hop { via: fabric.link_local(id.reverse()), index: self.index(id) };
+        let action = match route.action {
+            fabric::Action::Via(links) => Action::Via(links.into_iter().map(hop).collect()),
+            fabric::Action::End { on } => {
+                Action::EndNextCsid { block_bits: BLOCK_BITS, node_bits: USID_BITS, index: self.index(on) }
+            }
+            fabric::Action::Decapsulate { on } => {
+                Action::EndDt6 { table: TABLE_LOCAL, index: self.index(on) }
+            }
+            fabric::Action::Unreachable => Action::Unreachable,
+        };
+        let fabric::Prefix { addr: to, len: prefix_len } = route.to;
+        route::Route { to, prefix_len, table: route.table, source: route.source, action }
+    }
+}
+
+/// A host with several NICs in a plane answers from each through that NIC.
+fn rules(fabric: &Fabric, device: Device) -> Result<()> {
+    if let Device::Host(host) = device {
+        let mut batch = Batch::new();
+        fabric.host_rules(host).for_each(|rule| route::rule(&mut batch, rule.from, rule.table));
+        Netlink::route()?.apply(batch)?;
+    }
+    Ok(())
 }
 
 /// A missing IOAM file is a kernel without IOAM, which the lab can do without.
@@ -198,7 +206,7 @@ fn optional(e: kernel::Error) -> kernel::Result<()> {
 }
 
 /// The settings of a namespace, before it has interfaces: those inherit `default`.
-fn settings(fabric: &Fabric, owner: Owner) -> kernel::Result<()> {
+fn settings(fabric: &Fabric, device: Device) -> kernel::Result<()> {
     let ipv6 = |key: &str, value: u32| sysctl::write(&format!("net/ipv6/{key}"), value);
     for scope in ["all", "default"] {
         ipv6(&format!("conf/{scope}/accept_dad"), 0)?;
@@ -214,14 +222,14 @@ fn settings(fabric: &Fabric, owner: Owner) -> kernel::Result<()> {
     }
     // Addresses and flow label choose among equal routes.
     ipv6("fib_multipath_hash_policy", 0)?;
-    let ioam_id = match owner {
-        Owner::Switch(switch) => {
+    let ioam_id = match device {
+        Device::Switch(switch) => {
             ipv6("conf/all/forwarding", 1)?;
             // A trace asks every hop, and must not be answered at one message a second.
             ipv6("icmp/ratelimit", 0)?;
             switch.0 + 1
         }
-        Owner::Host(host) => 0x80_0000 | host.0,
+        Device::Host(host) => 0x80_0000 | host.0,
     };
     ipv6("ioam6_id", ioam_id).or_else(optional)?;
     ipv6("conf/default/ioam6_enabled", 1).or_else(optional)?;
