@@ -51,7 +51,7 @@ fn nics(f: &Fabric) -> impl Iterator<Item = NicId> + '_ {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn canonical_text_reads_back_as_the_same_fabric(f in fabrics()) {
