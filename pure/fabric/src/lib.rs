@@ -22,6 +22,7 @@ pub mod name;
 pub mod path;
 pub mod plan;
 mod read;
+pub mod render;
 pub mod route;
 pub mod scenario;
 pub mod shape;
