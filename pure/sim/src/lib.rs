@@ -10,6 +10,9 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod bound;
 pub mod event;
+pub mod judge;
 pub mod net;
 pub mod rng;
+pub mod run;

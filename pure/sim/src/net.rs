@@ -15,6 +15,7 @@
 
 use crate::event::Queue;
 use crate::rng::{Rng, mix};
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use fabric::{Fabric, LinkParams, MAX_PATH_LINKS, PathLinks, Tier};
@@ -97,18 +98,34 @@ pub enum Dropped {
     BlackHole = 4,
     /// The link was down.
     Down = 5,
+    /// The link was in a bad spell.
+    Flap = 6,
 }
 
 impl Dropped {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Dropped; 6] = [
+    pub const ALL: [Dropped; 7] = [
         Dropped::NoPath,
         Dropped::QueueFull,
         Dropped::Background,
         Dropped::Fault,
         Dropped::BlackHole,
         Dropped::Down,
+        Dropped::Flap,
     ];
+
+    /// One lower-case word, words joined by underscores.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Dropped::NoPath => "no_path",
+            Dropped::QueueFull => "queue_full",
+            Dropped::Background => "background",
+            Dropped::Fault => "fault",
+            Dropped::BlackHole => "black_hole",
+            Dropped::Down => "down",
+            Dropped::Flap => "flap",
+        }
+    }
 }
 
 /// What is wrong with one direction of a link.
@@ -134,8 +151,13 @@ pub enum Impairment {
     },
     /// Marks congestion experienced on ECT packets, each with this probability.
     Mark(f64),
-    /// Sends no faster than this many bits a second.
-    Limit(u64),
+    /// Sends no faster, and keeps no packet waiting for longer.
+    Limit {
+        /// Bits a second.
+        rate_bps: u64,
+        /// Longest wait; what would wait longer is dropped.
+        wait: Nanos,
+    },
     /// Holds every packet for `add` and evenly up to `jitter` more, in order.
     Delay {
         /// Constant part.
@@ -145,14 +167,16 @@ pub enum Impairment {
     },
     /// Swallows everything.
     Down,
-    /// Down in the first `down` of every `period` counted from `since`.
+    /// Loses packets in the first `bad` of every `period` counted from `since`.
     Flap {
-        /// When the first outage begins.
+        /// When the first bad spell begins.
         since: Nanos,
         /// Length of one cycle, not zero.
         period: Nanos,
-        /// Of it, how long the link is down.
-        down: Nanos,
+        /// Of it, how long it is bad.
+        bad: Nanos,
+        /// Probability that a packet is lost in a bad spell.
+        rate: f64,
     },
 }
 
@@ -226,8 +250,8 @@ enum Event<N> {
 }
 
 /// A fabric with packets in it.
-pub struct Net<'a, P, N> {
-    fabric: &'a Fabric,
+pub struct Net<P, N> {
+    fabric: Arc<Fabric>,
     config: Config,
     events: Queue<Event<N>>,
     flying: Vec<Option<Flying<P>>>,
@@ -242,19 +266,20 @@ pub struct Net<'a, P, N> {
     trace: u64,
 }
 
-impl<'a, P, N> Net<'a, P, N> {
+impl<P, N> Net<P, N> {
     /// A fabric at time zero with nothing wrong.
-    pub fn new(fabric: &'a Fabric, config: Config, seed: u64) -> Self {
+    pub fn new(fabric: Arc<Fabric>, config: Config, seed: u64) -> Self {
         let mut chance = Rng::new(seed, 1);
+        let (links, hosts) = (fabric.link_bound() as usize, fabric.shape.hosts as usize);
         Self {
             fabric,
             config,
             events: Queue::default(),
             flying: Vec::new(),
             free: Vec::new(),
-            links: vec![LinkState::default(); fabric.link_bound() as usize],
+            links: vec![LinkState::default(); links],
             sick: Vec::new(),
-            wake_at: vec![Nanos::MAX; fabric.shape.hosts as usize],
+            wake_at: vec![Nanos::MAX; hosts],
             healthy_before_loss: chance.failures_before(config.background_loss),
             chance,
             hash_seed: mix(seed ^ 0x5e1f_ed6e),
@@ -321,7 +346,7 @@ impl<'a, P, N> Net<'a, P, N> {
             Route::Exact(path) => return Some(path),
             Route::Hashed { from, to } => (from, to),
         };
-        let f = self.fabric;
+        let f = &self.fabric;
         let plane = f.nic_parts(from).0;
         let (leaf_up, leaf_down) = (f.nic_leaf_port(from).0, f.nic_leaf_port(to).0);
         if leaf_up == leaf_down {
@@ -447,6 +472,7 @@ impl<'a, P, N> Net<'a, P, N> {
         state.crossed += 1;
         let mut why = None;
         let mut hold = Nanos::ZERO;
+        let mut wait_max = Nanos::MAX;
         let mut overtaken = Nanos::ZERO;
         if self.healthy_before_loss == 0 {
             self.healthy_before_loss = self.chance.failures_before(self.config.background_loss);
@@ -468,15 +494,19 @@ impl<'a, P, N> Net<'a, P, N> {
                     Impairment::Corrupt(p) => flying.corrupt |= chance.chance(p),
                     Impairment::Reorder { rate, by } if chance.chance(rate) => overtaken = overtaken.max(by),
                     Impairment::Mark(p) => flying.ce |= flying.packet.ect && chance.chance(p),
-                    Impairment::Limit(bps) => rate_bps = rate_bps.min(bps.max(1)),
+                    Impairment::Limit { rate_bps: bps, wait } => {
+                        rate_bps = rate_bps.min(bps.max(1));
+                        wait_max = wait_max.min(wait);
+                    }
                     Impairment::Delay { add, jitter } => hold += add + Nanos(chance.below(jitter.0 + 1)),
-                    Impairment::Flap { since, period, down }
-                        if now.since(since).0.checked_rem(period.0).is_some_and(|t| t < down.0) =>
-                    {
-                        why = why.or(Some(Dropped::Down));
+                    Impairment::Flap { since, period, bad, rate } => {
+                        let is_bad = now.since(since).0.checked_rem(period.0).is_some_and(|t| t < bad.0);
+                        if is_bad && chance.chance(rate) {
+                            why = why.or(Some(Dropped::Flap));
+                        }
                     }
                     Impairment::Down => why = why.or(Some(Dropped::Down)),
-                    Impairment::Drop(_) | Impairment::Reorder { .. } | Impairment::Flap { .. } => {}
+                    Impairment::Drop(_) | Impairment::Reorder { .. } => {}
                 }
             }
         }
@@ -485,7 +515,8 @@ impl<'a, P, N> Net<'a, P, N> {
         let waiting = state.busy_until.since(now);
         let bytes = u64::from(flying.packet.bytes);
         if why.is_none() {
-            if waiting.0 > nanos_of(u64::from(self.config.queue_bytes).saturating_sub(bytes)) {
+            let room = nanos_of(u64::from(self.config.queue_bytes).saturating_sub(bytes));
+            if waiting.0 > room || waiting > wait_max {
                 why = Some(Dropped::QueueFull);
             } else if self.config.mark_above_bytes < self.config.queue_bytes {
                 flying.ce |=

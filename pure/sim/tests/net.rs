@@ -4,10 +4,11 @@ use fabric::{Fabric, LinkParams, Mode, Shape};
 use proptest::prelude::*;
 use selvedge_sim::net::{Arrival, Config, Dropped, Happened, Impairment, Net, Packet, Route, swallowed};
 use selvedge_sim::rng::Rng;
+use std::sync::Arc;
 use wire::{Epoch, HostId, LinkId, Nanos, NicId};
 
-fn fabric(planes: u32, leaves: u32, spines: u32, hosts_per_leaf: u32, cables: u32) -> Fabric {
-    Fabric {
+fn fabric(planes: u32, leaves: u32, spines: u32, hosts_per_leaf: u32, cables: u32) -> Arc<Fabric> {
+    Arc::new(Fabric {
         name: "net".into(),
         mode: Mode::Ecmp,
         shape: Shape {
@@ -25,7 +26,7 @@ fn fabric(planes: u32, leaves: u32, spines: u32, hosts_per_leaf: u32, cables: u3
         parallel: cables,
         removed: vec![],
         added: vec![],
-    }
+    })
 }
 
 fn packet(from: u32, to: u32, flow: u32, bytes: u32, payload: u64) -> Packet<u64> {
@@ -33,7 +34,7 @@ fn packet(from: u32, to: u32, flow: u32, bytes: u32, payload: u64) -> Packet<u64
 }
 
 /// Everything that arrives, and when.
-fn drain(net: &mut Net<'_, u64, ()>) -> Vec<(Nanos, Arrival<u64>)> {
+fn drain(net: &mut Net<u64, ()>) -> Vec<(Nanos, Arrival<u64>)> {
     let mut out = Vec::new();
     while let Some(e) = net.next(Nanos::MAX) {
         if let Happened::Arrived(a) = e {
@@ -46,7 +47,7 @@ fn drain(net: &mut Net<'_, u64, ()>) -> Vec<(Nanos, Arrival<u64>)> {
 #[test]
 fn a_lone_packet_takes_serialisation_and_latency_of_every_link() {
     let f = fabric(1, 2, 2, 2, 1);
-    let mut net = Net::new(&f, Config::default(), 1);
+    let mut net = Net::new(f.clone(), Config::default(), 1);
     net.send(packet(0, 3, 7, 5_000, 42));
     let got = drain(&mut net);
     // 5,000 bytes at 400 Gbit/s are 100 ns, four times; 2 x 500 + 2 x 1,000 ns of latency
@@ -58,7 +59,7 @@ fn a_lone_packet_takes_serialisation_and_latency_of_every_link() {
 #[test]
 fn a_full_queue_drops_the_tail_and_counts_it() {
     let f = fabric(1, 2, 2, 2, 1);
-    let mut net = Net::new(&f, Config { queue_bytes: 10_000, ..Config::default() }, 1);
+    let mut net = Net::new(f.clone(), Config { queue_bytes: 10_000, ..Config::default() }, 1);
     for i in 0..20 {
         net.send(packet(0, 1, 0, 1_000, i));
     }
@@ -75,7 +76,7 @@ fn impairments_act_at_their_rates() {
     let n = 40_000u64;
     let link = f.access_link(NicId(0));
     let run = |what: &[Impairment]| {
-        let mut net = Net::new(&f, Config::default(), 5);
+        let mut net = Net::new(f.clone(), Config::default(), 5);
         net.impair(link, what);
         let mut got = Vec::new();
         for i in 0..n {
@@ -109,7 +110,8 @@ fn impairments_act_at_their_rates() {
         run(&[Impairment::Flap {
             since: Nanos::ZERO,
             period: Nanos::from_millis(10),
-            down: Nanos::from_millis(4),
+            bad: Nanos::from_millis(4),
+            rate: 1.0,
         }])
         .len(),
         0.6,
@@ -137,7 +139,7 @@ fn impairments_act_at_their_rates() {
 #[test]
 fn equal_cost_paths_are_used_evenly_and_a_flow_keeps_its_path() {
     let f = fabric(1, 4, 4, 2, 2);
-    let net: Net<'_, u64, ()> = Net::new(&f, Config::default(), 9);
+    let net: Net<u64, ()> = Net::new(f.clone(), Config::default(), 9);
     let mut count = vec![0u32; f.lanes() as usize];
     let route = Route::Hashed { from: NicId(0), to: NicId(7) };
     for flow in 0..16_000 {
@@ -150,9 +152,10 @@ fn equal_cost_paths_are_used_evenly_and_a_flow_keeps_its_path() {
 
 #[test]
 fn equal_cost_avoids_cables_that_are_not_there() {
-    let mut f = fabric(1, 2, 3, 2, 1);
+    let mut f = (*fabric(1, 2, 3, 2, 1)).clone();
     f.removed = vec![f.trunk_link(wire::PlaneId(0), 0, 1, 0)];
-    let net: Net<'_, u64, ()> = Net::new(&f, Config::default(), 9);
+    let f = Arc::new(f);
+    let net: Net<u64, ()> = Net::new(f.clone(), Config::default(), 9);
     for (from, to) in [(0, 3), (3, 0)] {
         let route = Route::Hashed { from: NicId(from), to: NicId(to) };
         let mut seen = [0; 3];
@@ -168,7 +171,7 @@ fn equal_cost_avoids_cables_that_are_not_there() {
 #[test]
 fn a_later_wake_up_does_not_replace_an_earlier_one() {
     let f = fabric(1, 2, 1, 1, 1);
-    let mut net: Net<'_, u64, ()> = Net::new(&f, Config::default(), 1);
+    let mut net: Net<u64, ()> = Net::new(f.clone(), Config::default(), 1);
     net.wake(HostId(0), Nanos(50));
     net.wake(HostId(0), Nanos(20));
     net.wake(HostId(0), Nanos(70));
@@ -192,7 +195,7 @@ proptest! {
         let run = || {
             let mut rng = Rng::new(seed, 77);
             let config = Config { background_loss: loss, queue_bytes: queue, mark_above_bytes: queue / 2 };
-            let mut net: Net<'_, u64, u8> = Net::new(&f, config, seed);
+            let mut net: Net<u64, u8> = Net::new(f.clone(), config, seed);
             for _ in 0..rng.below(8) {
                 let what = [
                     Impairment::Drop(rng.unit()),
@@ -200,9 +203,9 @@ proptest! {
                     Impairment::Corrupt(rng.unit()),
                     Impairment::Reorder { rate: rng.unit(), by: Nanos(rng.below(5_000)) },
                     Impairment::Mark(rng.unit()),
-                    Impairment::Limit(rng.below(2) * 1_000_000_000),
+                    Impairment::Limit { rate_bps: rng.below(2) * 1_000_000_000, wait: Nanos(rng.below(9_000)) },
                     Impairment::Delay { add: Nanos(rng.below(5_000)), jitter: Nanos(rng.below(5_000)) },
-                    Impairment::Flap { since: Nanos(rng.below(900)), period: Nanos(rng.below(3_000)), down: Nanos(500) },
+                    Impairment::Flap { since: Nanos(rng.below(900)), period: Nanos(rng.below(3_000)), bad: Nanos(500), rate: 0.7 },
                 ];
                 let link = LinkId(rng.below(u64::from(f.link_bound()) + 2) as u32);
                 net.impair(link, &[what[rng.below(8) as usize], what[rng.below(8) as usize]]);
@@ -231,7 +234,7 @@ proptest! {
 #[ignore = "a measurement"]
 fn speed() {
     let f = fabric(1, 32, 32, 32, 1);
-    let mut net: Net<'_, u64, ()> = Net::new(&f, Config::default(), 1);
+    let mut net: Net<u64, ()> = Net::new(f.clone(), Config::default(), 1);
     let mut rng = Rng::new(1, 1);
     let start = std::time::Instant::now();
     let n = 500_000;

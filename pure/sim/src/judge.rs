@@ -1,0 +1,132 @@
+//! Was the right thing found? Compares the verdicts of a run with what its scenario expects.
+//!
+//! How: a verdict is right for a fault where its component, or one the evidence cannot tell from it, is among the
+//! fault's answers. One that names a part of what suffers (a link of a sick switch) is neither right nor wrong. Any
+//! other is wrong.
+//!
+//! Invariants: a run is right exactly when every fault was found in time under a right name and kind, and nothing
+//! wrong was ever said. Absent on purpose: mercy for a wrong verdict that was later taken back.
+
+use alloc::vec::Vec;
+use diagnose::{Event, Verdict, VerdictId};
+use fabric::scenario::{Expected, Scenario};
+use wire::{Component, LinkId, Nanos};
+
+/// A verdict in the light of what was expected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// When it was first said under this name.
+    pub at: Nanos,
+    /// The verdict as it was last said.
+    pub verdict: Verdict,
+}
+
+/// What became of one fault.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// What was expected.
+    pub expected: Expected,
+    /// When the fault began.
+    pub began: Nanos,
+    /// The first right verdict, where one came.
+    pub found: Option<Found>,
+    /// Packets that had crossed what suffers by then and were reported to the hub; see
+    /// [`crate::run::Run::crossed`].
+    pub packets: u64,
+    /// Whether the verdict's kind was right at some time.
+    pub kind_right: bool,
+}
+
+impl Outcome {
+    /// From the fault's beginning to its verdict.
+    pub fn took(&self) -> Option<Nanos> {
+        self.found.as_ref().map(|f| f.at.since(self.began))
+    }
+    /// Whether the right component was named in time, with the right kind.
+    pub fn right(&self) -> bool {
+        self.kind_right && self.took().is_some_and(|t| t <= self.expected.within)
+    }
+}
+
+/// Sees verdicts as they come.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    outcomes: Vec<Outcome>,
+    suffering: Vec<Vec<LinkId>>,
+    parts: Vec<(VerdictId, usize)>,
+    wrong: Vec<Found>,
+}
+
+impl Judge {
+    /// For a scenario whose random choices are made.
+    pub fn new(scenario: &Scenario) -> Self {
+        let expected = scenario.expected();
+        let fault = |e: &Expected| scenario.faults.get(e.fault);
+        let suffering =
+            expected.iter().map(|e| fault(e).map_or(Vec::new(), |f| f.links(&scenario.fabric))).collect();
+        let outcomes = expected
+            .into_iter()
+            .map(|expected| Outcome {
+                began: scenario.faults.get(expected.fault).map_or(Nanos::ZERO, |f| f.at),
+                expected,
+                found: None,
+                packets: 0,
+                kind_right: false,
+            })
+            .collect();
+        Judge { outcomes, suffering, parts: Vec::new(), wrong: Vec::new() }
+    }
+
+    /// Takes one event; `crossed` says how many packets crossed what suffers from a fault until now.
+    pub fn see(&mut self, now: Nanos, event: &Event, crossed: impl Fn(usize) -> u64) {
+        let v = event.verdict();
+        let named = |e: &Expected| {
+            core::iter::once(&v.component).chain(&v.alternatives).any(|c| e.components.contains(c))
+        };
+        if let Some(o) = self.outcomes.iter_mut().find(|o| o.began <= now && named(&o.expected)) {
+            match &mut o.found {
+                Some(found) if found.verdict.id == v.id => found.verdict = v.clone(),
+                // a second verdict of the same fault adds nothing
+                Some(_) => {}
+                None => {
+                    o.packets = crossed(o.expected.fault);
+                    o.found = Some(Found { at: now, verdict: v.clone() });
+                }
+            }
+            o.kind_right |= o.expected.kinds.contains(&v.kind.as_str());
+            self.wrong.retain(|f| f.verdict.id != v.id || f.verdict.component != v.component);
+            return;
+        }
+        let part = |links: &[LinkId]| match v.component {
+            Component::Link(l) => links.contains(&l),
+            _ => !v.links.is_empty() && v.links.iter().all(|l| links.contains(l)),
+        };
+        if let Some(i) = (0..self.outcomes.len())
+            .find(|&i| self.outcomes[i].began <= now && self.suffering.get(i).is_some_and(|l| part(l)))
+        {
+            self.parts.push((v.id, i));
+            return;
+        }
+        match self.wrong.iter_mut().find(|f| f.verdict.id == v.id) {
+            Some(f) => f.verdict = v.clone(),
+            None => self.wrong.push(Found { at: now, verdict: v.clone() }),
+        }
+    }
+
+    /// Whether every fault has been found, or there are none.
+    pub fn all_found(&self) -> bool {
+        self.outcomes.iter().all(|o| o.found.is_some())
+    }
+    /// One for every fault that must be found.
+    pub fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes
+    }
+    /// Verdicts that are right for no fault.
+    pub fn wrong(&self) -> &[Found] {
+        &self.wrong
+    }
+    /// Whether everything was found in time and nothing else was said.
+    pub fn right(&self) -> bool {
+        self.wrong.is_empty() && self.outcomes.iter().all(Outcome::right)
+    }
+}
