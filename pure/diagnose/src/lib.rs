@@ -14,9 +14,13 @@ extern crate alloc;
 
 mod config;
 mod engine;
+mod fit;
 mod health;
+mod likelihood;
+pub mod localize;
 mod outcome;
 mod ring;
+mod search;
 mod verdict;
 
 pub use config::Config;

@@ -1,0 +1,330 @@
+//! The localizer on an abstract map: which links or devices explain the losses best, and how well.
+//!
+//! How. Every link has a small hazard that is estimated from the data ([`crate::fit`]). A component is a suspect by
+//! the likelihood ratio of "it has a hazard of its own" against "it is as healthy as the others may be". What
+//! crossed a link loss-free is only a count, so a suspect costs as much as the hurt observations that cross it. The
+//! best suspect is added (lazy heap), everything is fitted again, what no longer pays is dropped, until nothing
+//! pays. At the end links are exchanged for their device where naming the device is cheaper.
+//!
+//! Paths: a hurt observation has one path or several candidates; one that was fine on an unknown path is counted by
+//! candidate weight and size, so that it is never taken for a fraction of itself on each.
+//!
+//! Invariants: one set of [`Params`] for every kind of data; the result depends on nothing but the counts. Order of
+//! the input does not matter beyond rounding.
+//! Absent on purpose: time. The engine decides which span of time goes in.
+
+use crate::fit::Fit;
+use crate::likelihood::{dead, ln_choose};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// What can be named besides single links: a switch, a NIC, a host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Group {
+    /// Links of the group. A path crosses the group when it has one of them.
+    pub links: Vec<u32>,
+    /// How many of its links a packet crosses on its way through: 2 for a switch, 1 for a NIC.
+    pub links_crossed: f64,
+    /// Cost of naming it beyond `ln(components)`, nats.
+    pub cost: f64,
+    /// Whether naming it can be the shorter way to name several links of it (a switch with part of its ports).
+    pub ports: bool,
+}
+
+/// Links, the cable each belongs to, and groups of links.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Map {
+    links: usize,
+    groups: Vec<Group>,
+    /// The other direction of the same cable.
+    reverse: Vec<u32>,
+    /// Groups of link `l`: `member[first[l]..first[l + 1]]`.
+    first: Vec<u32>,
+    member: Vec<u32>,
+}
+
+impl Map {
+    /// A map of `links` links. `reverse` gives the other direction of each link, itself where it has none.
+    pub fn new(links: usize, reverse: impl Fn(u32) -> u32, groups: Vec<Group>) -> Map {
+        let mut count = vec![0u32; links + 1];
+        for l in groups.iter().flat_map(|g| &g.links) {
+            if let Some(c) = count.get_mut(*l as usize + 1) {
+                *c += 1;
+            }
+        }
+        for i in 0..links {
+            count[i + 1] += count[i];
+        }
+        let first = count.clone();
+        let mut member = vec![0u32; first.last().map_or(0, |&n| n as usize)];
+        for (g, group) in groups.iter().enumerate() {
+            for &l in &group.links {
+                if let Some(at) = count.get_mut(l as usize).filter(|_| (l as usize) < links) {
+                    member[*at as usize] = g as u32;
+                    *at += 1;
+                }
+            }
+        }
+        let reverse = (0..links as u32).map(|l| reverse(l).min(links.max(1) as u32 - 1)).collect();
+        Map { links, groups, reverse, first, member }
+    }
+    /// Number of links.
+    pub fn links(&self) -> usize {
+        self.links
+    }
+    /// The groups.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+    /// Links and groups together: component `c` is link `c`, or group `c - links()`.
+    pub fn components(&self) -> usize {
+        self.links + self.groups.len()
+    }
+    /// The group behind a component.
+    pub fn group_of(&self, component: u32) -> Option<&Group> {
+        self.groups.get((component as usize).checked_sub(self.links)?)
+    }
+    /// The groups a link belongs to.
+    pub fn groups_of(&self, link: u32) -> &[u32] {
+        let at = |i: usize| self.first.get(i).map_or(0, |&n| n as usize);
+        self.member.get(at(link as usize)..at(link as usize + 1)).unwrap_or(&[])
+    }
+    pub(crate) fn reverse(&self, link: u32) -> u32 {
+        self.reverse.get(link as usize).copied().unwrap_or(link)
+    }
+}
+
+/// What the localizer goes by. One set for all data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Params {
+    /// Evidence asked for beyond the price of choosing among the components, nats.
+    pub margin: f64,
+    /// A link is taken to be healthy up to this many times the mean hazard of all.
+    pub healthy_spread: f64,
+    /// … and in any case up to this hazard.
+    pub healthy_min: f64,
+    /// Hazard of a path assumed before anything is known, and the least the background is taken to be.
+    pub background_min: f64,
+    /// Share of observations hurt by something at an end that is assumed before anything is known.
+    pub noise_min: f64,
+    /// Most components named.
+    pub findings_max: usize,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Params {
+            margin: 2.0,
+            healthy_spread: 2.0,
+            healthy_min: 2e-5,
+            background_min: 1e-5,
+            noise_min: 1e-5,
+            findings_max: 512,
+        }
+    }
+}
+
+/// Loss-free traffic over a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Crossing {
+    /// Packets.
+    pub packets: f64,
+    /// Observations they came in.
+    pub observations: f64,
+}
+
+/// Loss-free observations whose path is not known, seen from one link: `count` of them, of `packets` packets each,
+/// crossed it with probability `weight`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Perhaps {
+    pub(crate) weight: f64,
+    /// Half octaves of the size.
+    pub(crate) size: u16,
+    pub(crate) packets: f64,
+    pub(crate) count: f64,
+}
+
+/// One hurt observation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hurt {
+    pub(crate) sent: f64,
+    pub(crate) lost: f64,
+    pub(crate) ln_choose: f64,
+    pub(crate) dead: f64,
+    /// Its candidate paths: `paths[first..first + count]`.
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    /// Noise classes it belongs to besides the common one; see [`Problem::noise_class`].
+    pub(crate) noise: [u32; 2],
+}
+
+/// One candidate path of one hurt observation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) hurt: u32,
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    pub(crate) weight: f64,
+}
+
+/// No noise class.
+pub const NO_CLASS: u32 = u32::MAX;
+
+/// The counts to explain.
+#[derive(Clone, Debug)]
+pub struct Problem<'m> {
+    pub(crate) map: &'m Map,
+    pub(crate) crossing: Vec<Crossing>,
+    pub(crate) perhaps: Vec<Vec<Perhaps>>,
+    pub(crate) hurt: Vec<Hurt>,
+    pub(crate) paths: Vec<Candidate>,
+    pub(crate) path_links: Vec<u32>,
+    /// Observations in all, loss-free ones included.
+    pub(crate) observations: f64,
+    /// Observations of each noise class.
+    pub(crate) classes: Vec<f64>,
+}
+
+impl<'m> Problem<'m> {
+    /// Nothing seen yet.
+    pub fn new(map: &'m Map) -> Self {
+        Problem {
+            map,
+            crossing: vec![Crossing::default(); map.links],
+            perhaps: Vec::new(),
+            hurt: Vec::new(),
+            paths: Vec::new(),
+            path_links: Vec::new(),
+            observations: 0.0,
+            classes: Vec::new(),
+        }
+    }
+    /// A loss-free observation of `sent` packets over these links.
+    pub fn fine(&mut self, sent: u64, links: &[u32]) {
+        self.observations += 1.0;
+        for &l in links {
+            if let Some(c) = self.crossing.get_mut(l as usize) {
+                c.packets += sent as f64;
+                c.observations += 1.0;
+            }
+        }
+    }
+    /// Loss-free traffic already counted for a link.
+    pub fn set_crossing(&mut self, link: u32, crossing: Crossing) {
+        if let Some(c) = self.crossing.get_mut(link as usize) {
+            *c = crossing;
+        }
+    }
+    /// Number of observations in all, where they were counted elsewhere.
+    pub fn set_observations(&mut self, observations: f64) {
+        self.observations = observations;
+    }
+    /// `count` loss-free observations of about equal size, `packets` in all, each of which crossed `link` with
+    /// probability `weight`. The caller counts them in [`Problem::add_observations`], once for all the links.
+    pub fn fine_perhaps(&mut self, link: u32, weight: f64, count: f64, packets: f64) {
+        if weight >= 1.0 {
+            if let Some(c) = self.crossing.get_mut(link as usize) {
+                c.packets += packets;
+                c.observations += count;
+            }
+            return;
+        }
+        if self.perhaps.is_empty() {
+            self.perhaps = vec![Vec::new(); self.map.links];
+        }
+        let Some(list) = self.perhaps.get_mut(link as usize) else { return };
+        // Sizes within half an octave are merged: within it the likelihood hardly bends.
+        let size = (2.0 * libm::log2((packets / count).max(1.0))) as u16;
+        match list.iter_mut().find(|p| p.size == size && p.weight == weight) {
+            Some(p) => {
+                p.packets = (p.packets * p.count + packets) / (p.count + count);
+                p.count += count;
+            }
+            None => list.push(Perhaps { weight, size, packets: packets / count, count }),
+        }
+    }
+    /// More observations that were fine.
+    pub fn add_observations(&mut self, count: f64) {
+        self.observations += count;
+    }
+    /// A new noise class of `observations` observations (hurt and fine): a moment, or a host at a moment. Its share
+    /// of observations hurt by something at an end is estimated by itself.
+    pub fn noise_class(&mut self, observations: f64) -> u32 {
+        self.classes.push(observations.max(1.0));
+        self.classes.len() as u32 - 1
+    }
+    /// An observation in which `lost` of `sent` packets were lost, on one of these paths, equally likely.
+    pub fn hurt(&mut self, sent: u64, lost: u64, paths: &[&[u32]], noise: [u32; 2]) {
+        if lost == 0 || paths.is_empty() {
+            self.observations += 1.0;
+            return;
+        }
+        let (n, k) = (sent as f64, lost.min(sent) as f64);
+        self.observations += 1.0;
+        let index = self.hurt.len() as u32;
+        let first = self.paths.len() as u32;
+        for links in paths {
+            let at = self.path_links.len() as u32;
+            for (i, &l) in links.iter().enumerate() {
+                if (l as usize) < self.map.links && !links[..i].contains(&l) {
+                    self.path_links.push(l);
+                }
+            }
+            let count = self.path_links.len() as u32 - at;
+            self.paths.push(Candidate { hurt: index, first: at, count, weight: 1.0 / paths.len() as f64 });
+        }
+        self.hurt.push(Hurt {
+            sent: n,
+            lost: k,
+            ln_choose: ln_choose(n, k),
+            dead: dead(n, k),
+            first,
+            count: paths.len() as u32,
+            noise,
+        });
+    }
+    pub(crate) fn links_of(&self, path: usize) -> &[u32] {
+        let c = &self.paths[path];
+        &self.path_links[c.first as usize..(c.first + c.count) as usize]
+    }
+
+    /// The components that explain the losses, most evident first.
+    pub fn localize(&self, params: &Params) -> Vec<Finding> {
+        let mut fit = Fit::new(self, *params);
+        fit.run();
+        fit.findings()
+    }
+}
+
+/// A component that explains losses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// A link, or `links() + group`; see [`Map::group_of`].
+    pub component: u32,
+    /// Share of packets lost at it.
+    pub rate: f64,
+    /// 95 % interval of the rate, from the likelihood.
+    pub rate_low: f64,
+    /// Upper end of it.
+    pub rate_high: f64,
+    /// Share of observations it killed altogether, beyond the rate.
+    pub dead_share: f64,
+    /// What the likelihood loses without it, nats.
+    pub score: f64,
+    /// What naming it cost, nats: `score > price`.
+    pub price: f64,
+    /// How much worse the best other single component explains the same losses, nats.
+    pub lead: f64,
+    /// Components that explain them as well, within [`Finding::CLASS_NATS`].
+    pub class: Vec<u32>,
+    /// Its links that are hurt: itself, or part of a group's.
+    pub links: Vec<u32>,
+    /// Hurt observations that cross it, by number in the order they were given, with the share of each that is
+    /// charged to it.
+    pub charged: Vec<(u32, f64)>,
+}
+
+impl Finding {
+    /// Components closer than this cannot be told apart.
+    pub const CLASS_NATS: f64 = 0.5;
+}
