@@ -11,8 +11,11 @@ extern crate alloc;
 
 pub mod batch;
 pub mod id;
+pub mod ioam;
+pub mod ipv6;
 pub mod observation;
 pub mod record;
+pub mod stamp;
 pub mod time;
 
 /// Messages between agent and hub, generated from `proto/selvedge.proto`.
