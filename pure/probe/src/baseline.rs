@@ -6,7 +6,7 @@
 //! A packet is over when it is above its own median by more than the histogram's 99.9 % point and a margin.
 //!
 //! Invariants: bounded memory; a fault is not soon taken for normal: packets that are over move the median by one small
-//! step each, and enter the histogram the less the more often their slot was over of late.
+//! step each, and enter the histogram only when their slot was fine again after them.
 //! Absent on purpose: absolute limits. A path may be long.
 
 /// Packets of a slot before its median is trusted.
@@ -19,10 +19,15 @@ pub const MARGIN_NS: i64 = 100_000;
 const PER_OCTAVE: u32 = 4;
 /// From 1 µs to 2^32 µs.
 const BUCKETS: usize = 32 * PER_OCTAVE as usize;
-/// One packet, as weight in the histogram.
-const UNIT: u64 = 64;
-/// The histogram forgets half when it holds this weight: some minutes at the usual rates.
-const HALVE_AT: u64 = 262_144 * UNIT;
+/// The histogram forgets half when it holds so many: some minutes at the usual rates.
+const HALVE_AT: u64 = 262_144;
+/// A slot over more often than this of late is sick rather than noisy.
+const NOISY: usize = 3;
+/// Most that is remembered of how often a slot was over.
+const OVER_MAX: u32 = SICK_LEARNS * 2 - 1;
+/// Of a sick slot's packets, one in so many is learned from: a host that has become slow for good is normal in the end,
+/// while a few sick slots never make up a thousandth.
+const SICK_LEARNS: u32 = 256;
 
 /// How far packets lie above their slots' medians: a histogram in steps of a quarter octave.
 #[derive(Clone, Debug)]
@@ -63,11 +68,10 @@ impl Noise {
         (self.seen >= WARM_NOISE).then(|| self.q999_ns + self.q999_ns / 4 + MARGIN_NS)
     }
 
-    fn learn(&mut self, residual_ns: i64, weight: u64) {
-        self.seen = self.seen.saturating_add(1);
-        if let Some(b) = self.buckets.get_mut(bucket(residual_ns)) {
-            *b += weight;
-            self.total += weight;
+    fn learn(&mut self, bucket: usize) {
+        if let Some(b) = self.buckets.get_mut(bucket) {
+            *b += 1;
+            self.total += 1;
         }
         if self.total >= HALVE_AT {
             self.total = 0;
@@ -104,6 +108,8 @@ pub struct Baseline {
     /// How often it was over of late: plus one each time, minus one every sixteen times it was not.
     over_of_late: u32,
     fine: u32,
+    /// Buckets of its first overs of late, to be learned when it was fine again after them.
+    held: [u8; NOISY],
     /// Packets in a row well below the median.
     below: u32,
 }
@@ -140,18 +146,32 @@ impl Baseline {
         let limit = noise.limit_ns();
         let over = limit.is_some_and(|l| excess_ns > l);
         self.follow(excess_ns, limit.unwrap_or(MARGIN_NS));
+        noise.seen = noise.seen.saturating_add(1);
+        let nth = self.over_of_late as usize;
         if over {
-            self.over_of_late = (self.over_of_late + 1).min(1_000);
             self.fine = 0;
+            self.over_of_late = if self.over_of_late < OVER_MAX { self.over_of_late + 1 } else { SICK_LEARNS };
+            match self.held.get_mut(nth) {
+                Some(held) => *held = bucket(excess_ns) as u8,
+                None => {
+                    // sick, then: what was held belongs to no bucket
+                    self.held = [u8::MAX; NOISY];
+                    if self.over_of_late % SICK_LEARNS == 0 {
+                        noise.learn(bucket(excess_ns));
+                    }
+                }
+            }
         } else {
+            noise.learn(bucket(excess_ns));
             self.fine += 1;
             if self.fine >= 16 {
                 self.fine = 0;
                 self.over_of_late = self.over_of_late.saturating_sub(1);
+                if let Some(&held) = self.held.get(nth.wrapping_sub(1)) {
+                    noise.learn(usize::from(held));
+                }
             }
         }
-        let weight = if over { UNIT / u64::from(self.over_of_late.max(1)) } else { UNIT };
-        noise.learn(excess_ns, weight);
         limit.map(|_| Judged { over, excess_ns })
     }
 
@@ -178,6 +198,27 @@ mod tests {
             assert!(edge_ns(b) >= ns / 1_000 * 1_000, "{ns}: bucket {b} ends at {}", edge_ns(b));
             assert!(b == 0 || edge_ns(b - 1) <= ns, "{ns}: bucket {} ends at {}", b - 1, edge_ns(b - 1));
         }
+    }
+
+    /// Twelve seconds after the start a third of the slots become late: they stay it, though little was known before.
+    #[test]
+    fn an_early_fault_on_many_slots_is_not_taken_for_noise() {
+        let mut noise = Noise::default();
+        let mut slots = alloc::vec![Baseline::default(); 18];
+        let (mut over, mut sick) = (0, 0);
+        for round in 0..2_000 {
+            for (i, b) in slots.iter_mut().enumerate() {
+                let fault = if i % 3 == 0 && round >= 260 { 5_000_000 } else { 0 };
+                let judged = b.judge(4_000 + i as i64 + fault, &mut noise);
+                if fault > 0 {
+                    sick += 1;
+                    over += u32::from(judged.is_some_and(|j| j.over));
+                } else {
+                    assert!(!judged.is_some_and(|j| j.over));
+                }
+            }
+        }
+        assert!(over * 100 >= sick * 99, "{over} of {sick}");
     }
 
     /// A steady stream with a little noise, then a fault on one of 16 slots.

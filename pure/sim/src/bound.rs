@@ -6,6 +6,10 @@
 //! gets by with fewer than about `h / D` packets over the sick link (Lorden, "Procedures for reacting to a change in
 //! distribution", Annals of Mathematical Statistics 42, 1971).
 
+use crate::judge::Judge;
+use crate::run::{Config, Run};
+use alloc::format;
+use fabric::{Scenario, SpecError};
 use wire::Nanos;
 
 /// Loss of a healthy link that the bound assumes.
@@ -31,6 +35,86 @@ pub fn packets(threshold: f64, p: f64) -> f64 {
 pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let rank = libm::ceil(q * sorted.len() as f64) as usize;
     sorted.get(rank.max(1) - 1).copied()
+}
+
+/// One row of the table: a loss rate, and how it is probed. The slower the probing against the window, the finer the
+/// measure: a window that holds many times the bound cannot come near it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Case {
+    /// Share of packets the sick link loses.
+    pub p: f64,
+    /// Probes a second of each host. In [`Case::scenario`]'s fabric about as many packets cross each link.
+    pub packets_per_second: u32,
+    /// Length of a window.
+    pub window: Nanos,
+}
+
+impl Case {
+    /// The rows of the table.
+    pub const ALL: [Case; 5] = [
+        Case { p: 1.0, packets_per_second: 10, window: Nanos::from_millis(100) },
+        Case { p: 1e-1, packets_per_second: 40, window: Nanos::from_millis(100) },
+        Case { p: 1e-2, packets_per_second: 200, window: Nanos::from_millis(100) },
+        Case { p: 1e-3, packets_per_second: 400, window: Nanos::from_millis(500) },
+        Case { p: 1e-4, packets_per_second: 1_000, window: Nanos::from_millis(500) },
+    ];
+
+    /// Packets the bound asks for in this case's fabric.
+    pub fn bound(&self, scenario: &Scenario, false_alarms_per_day: f64) -> f64 {
+        let links = scenario.fabric.links().count() as u64;
+        packets(threshold(links, self.window, false_alarms_per_day), self.p)
+    }
+
+    /// Sixteen hosts in two planes; one random link is sick from the 15th second on.
+    pub fn scenario(&self, seed: u64) -> Result<Scenario, SpecError> {
+        let text = format!(
+            "name = \"bound\"\n[fabric]\nplanes = 2\nleaves = 4\nspines = 4\nhosts = 16\n[probe]\n\
+             packets_per_second = {}\nwindow = \"{}ms\"\n[[fault]]\ntarget = \"random-link\"\n\
+             kind = \"drop {}%\"\nat = \"15s\"\n",
+            self.packets_per_second,
+            self.window.as_millis(),
+            self.p * 100.0
+        );
+        let mut scenario = Scenario::parse(&text)?.resolve(seed);
+        let seconds = 8.0 * self.bound(&scenario, 1.0) / f64::from(self.packets_per_second);
+        scenario.duration = Nanos::from_secs(30) + Nanos::from_secs_f64(seconds);
+        Ok(scenario)
+    }
+
+    /// Runs it until the sick link is named.
+    pub fn sample(&self, seed: u64, config: Config) -> Result<Sample, SpecError> {
+        let scenario = self.scenario(seed)?;
+        let bound = self.bound(&scenario, config.engine.false_alarms_per_day);
+        let mut judge = Judge::new(&scenario);
+        let mut run = Run::new(scenario, config);
+        while !judge.all_found()
+            && let Some((now, event)) = run.next_event()
+        {
+            judge.see(now, &event, |fault| run.crossed(fault));
+        }
+        let outcome = judge.outcomes().first();
+        let found = outcome.and_then(|o| o.took().map(|took| (o.packets, took)));
+        Ok(Sample { bound, found, wrong: judge.wrong().len() as u64 })
+    }
+}
+
+/// One run of a [`Case`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Packets the bound asks for.
+    pub bound: f64,
+    /// Packets that crossed the sick link until the right verdict (see [`Run::crossed`]), and the time it took. `None`
+    /// where it did not come.
+    pub found: Option<(u64, Nanos)>,
+    /// Wrong verdicts before it.
+    pub wrong: u64,
+}
+
+impl Sample {
+    /// Packets over bound; infinite where nothing was found.
+    pub fn ratio(&self) -> f64 {
+        self.found.map_or(f64::INFINITY, |(packets, _)| packets as f64 / self.bound)
+    }
 }
 
 #[cfg(test)]

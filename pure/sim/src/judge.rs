@@ -7,9 +7,11 @@
 //! Invariants: a run is right exactly when every fault was found in time under a right name and kind, and nothing
 //! wrong was ever said. Absent on purpose: mercy for a wrong verdict that was later taken back.
 
+use crate::bound;
+use crate::run::{Config, Ledger, Run};
 use alloc::vec::Vec;
 use diagnose::{Event, Verdict, VerdictId};
-use fabric::scenario::{Expected, Scenario};
+use fabric::{Expected, FaultKind, Scenario};
 use wire::{Component, LinkId, Nanos};
 
 /// A verdict in the light of what was expected.
@@ -128,5 +130,56 @@ impl Judge {
     /// Whether everything was found in time and nothing else was said.
     pub fn right(&self) -> bool {
         self.wrong.is_empty() && self.outcomes.iter().all(Outcome::right)
+    }
+}
+
+/// A whole run, judged.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The scenario with its random choices made.
+    pub scenario: Scenario,
+    /// What was found.
+    pub judge: Judge,
+    /// Where every packet went.
+    pub ledger: Ledger,
+    /// A hash of everything that happened.
+    pub trace: u64,
+    /// Events of the loop.
+    pub events: u64,
+    /// Observations the engine took.
+    pub observations: u64,
+}
+
+impl Report {
+    /// Runs a scenario to its end.
+    pub fn of(scenario: &Scenario, seed: u64, config: Config) -> Report {
+        let scenario = scenario.resolve(seed);
+        let mut judge = Judge::new(&scenario);
+        let mut run = Run::new(scenario, config);
+        while let Some((now, event)) = run.next_event() {
+            judge.see(now, &event, |fault| run.crossed(fault));
+        }
+        Report {
+            scenario: run.scenario().clone(),
+            judge,
+            ledger: run.ledger(),
+            trace: run.trace(),
+            events: run.events(),
+            observations: run.observations(),
+        }
+    }
+
+    /// Packets over bound for a fault that loses packets at a rate on one link: how many crossed until the verdict
+    /// against how many a test needs. `None` for other faults, and where nothing was found.
+    pub fn ratio(&self, outcome: &Outcome, false_alarms_per_day: f64) -> Option<f64> {
+        let fault = self.scenario.faults.get(outcome.expected.fault)?;
+        let p = match fault.kind {
+            FaultKind::Drop { rate } | FaultKind::Corrupt { rate } => rate,
+            FaultKind::Down => 1.0,
+            _ => return None,
+        };
+        let links = self.scenario.fabric.links().count() as u64;
+        let h = bound::threshold(links, self.scenario.probe.window, false_alarms_per_day);
+        outcome.found.as_ref().map(|_| outcome.packets as f64 / bound::packets(h, p))
     }
 }

@@ -151,6 +151,7 @@ pub struct Run {
     observations: u64,
     refused: u64,
     lives: u64,
+    tap: Option<Vec<(Nanos, Observation)>>,
 }
 
 impl Run {
@@ -191,6 +192,7 @@ impl Run {
             observations: 0,
             refused: 0,
             lives: 0,
+            tap: None,
             scenario,
             config,
             fabric,
@@ -242,6 +244,10 @@ impl Run {
     /// Observations the engine did not take; the engine counts the reasons.
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+    /// From the first call on, keeps what reaches the hub, and when; gives what was kept since the last call.
+    pub fn tap(&mut self) -> Vec<(Nanos, Observation)> {
+        self.tap.replace(Vec::new()).unwrap_or_default()
     }
     /// Packets that crossed what suffers from a fault, since it began and in windows the hub has been told of. A
     /// window still open, or on its way to the hub, does not count: what nobody knows yet is no evidence. Packets of
@@ -571,6 +577,9 @@ impl Run {
         let Some(h) = self.hosts.get_mut(host.index()) else { return };
         h.deliver_at = None;
         let mut batch = core::mem::take(&mut h.outbox);
+        if let Some(tap) = &mut self.tap {
+            tap.extend(batch.iter().map(|&o| (now, o)));
+        }
         for o in batch.drain(..) {
             let outcome = match &o {
                 Observation::Path(o) => {
