@@ -26,8 +26,8 @@ const NOISY: usize = 3;
 /// Most that is remembered of how often a slot was over.
 const OVER_MAX: u32 = SICK_LEARNS * 2 - 1;
 /// Of a sick slot's packets, one in so many is learned from: a host that has become slow for good is normal in the end,
-/// while a few sick slots never make up a thousandth.
-const SICK_LEARNS: u32 = 256;
+/// while the sick half of a host never makes up a thousandth.
+const SICK_LEARNS: u32 = 1_024;
 
 /// How far packets lie above their slots' medians: a histogram in steps of a quarter octave.
 #[derive(Clone, Debug)]
@@ -150,7 +150,8 @@ impl Baseline {
         let nth = self.over_of_late as usize;
         if over {
             self.fine = 0;
-            self.over_of_late = if self.over_of_late < OVER_MAX { self.over_of_late + 1 } else { SICK_LEARNS };
+            self.over_of_late =
+                if self.over_of_late < OVER_MAX { self.over_of_late + 1 } else { SICK_LEARNS };
             match self.held.get_mut(nth) {
                 Some(held) => *held = bucket(excess_ns) as u8,
                 None => {
