@@ -232,7 +232,8 @@ pub enum Problem {
 
 /// The known word closest to a wrong one, where it is close enough to be meant.
 fn closest<'a>(found: &str, known: &'a [&'a str]) -> Option<&'a str> {
-    let most = (found.chars().count() / 3).max(1);
+    let letters = found.chars().count();
+    let most = if letters <= 3 { 1 } else { (letters / 3).max(2) };
     known.iter().map(|k| (distance(found, k), *k)).filter(|(d, _)| *d <= most).min().map(|(_, k)| k)
 }
 

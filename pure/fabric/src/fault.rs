@@ -85,12 +85,12 @@ pub enum FaultKind {
 impl FaultKind {
     /// The first word of each kind, and how the kind is written.
     pub const FORMS: [(&str, &str); 11] = [
-        ("drop", "`drop RATE`, for instance `drop 1%`"),
-        ("blackhole", "`blackhole SHARE` (of flows), for instance `blackhole 25%`"),
-        ("corrupt", "`corrupt RATE`, for instance `corrupt 1%`"),
+        ("drop", "`drop RATE` (0.01% to 100%), for instance `drop 1%`"),
+        ("blackhole", "`blackhole SHARE` (of flows, 0.01% to 100%), for instance `blackhole 25%`"),
+        ("corrupt", "`corrupt RATE` (0.01% to 100%), for instance `corrupt 1%`"),
         ("reorder", "`reorder RATE [delay TIME]`, for instance `reorder 5% delay 1ms`"),
-        ("ecn", "`ecn RATE`, for instance `ecn 10%`"),
-        ("rate-limit", "`rate-limit RATE`, for instance `rate-limit 10Mbit/s`"),
+        ("ecn", "`ecn RATE` (0.01% to 100%), for instance `ecn 10%`"),
+        ("rate-limit", "`rate-limit RATE` (8kbit/s or more), for instance `rate-limit 10Mbit/s`"),
         ("delay", "`delay TIME [jitter TIME]`, for instance `delay 5ms jitter 1ms`"),
         ("down", "`down`"),
         ("flap", "`flap period TIME duty SHARE [rate RATE]`, for instance `flap period 2s duty 30%`"),

@@ -8,6 +8,10 @@
 //! fabric of four million directed links costs a few hundred bytes plus its exceptions. Only what differs from
 //! the regular shape (a cable left out or added) is kept in a list.
 //!
+//! Where to look: [`spec`] (text to fabric and back), [`shape`] (counts and ids), [`name`], [`addr`] (IPv6 and uSIDs),
+//! [`path`], [`route`] (what devices forward by), [`render`] (the same for Linux), [`plan`] (counts, digest, what is
+//! amiss), [`scenario`] and [`fault`] (what breaks and what must be found), [`error`], [`unit`].
+//!
 //! Invariants: the same specification gives the same ids, names and addresses; `reverse(link) = link ^ 1`;
 //! every path of a pair of NICs has `lane < lanes()`; what does not exist is `None`, never a wrong answer.
 //! Absent on purpose: three tiers, and any IO.

@@ -52,6 +52,10 @@ pub const VERDICT_KINDS: &[&str] = &[
 ];
 
 const KEYS: &[&str] = &["name", "description", "seed", "duration", "fabric", "probe", "fault", "expect"];
+/// Keys by which a plain fabric is known ...
+const FABRIC_ONLY: &[&str] = &["mode", "planes", "leaves", "spines", "hosts", "hosts_per_leaf"];
+/// ... and a scenario.
+const SCENARIO_ONLY: &[&str] = &["description", "seed", "duration", "fabric", "probe", "fault", "expect"];
 const FAULT_KEYS: &[&str] = &["target", "kind", "direction", "at", "until", "expect"];
 const PROBE_KEYS: &[&str] = &["packets_per_second", "window", "train", "size"];
 const EXPECT_KEYS: &[&str] = &["nothing", "within", "kinds"];
@@ -125,7 +129,8 @@ impl Scenario {
     pub fn parse(text: &str) -> Result<Scenario, SpecError> {
         let document = read::document(text)?;
         let document = document.get_ref();
-        if !document.keys().any(|key| key.get_ref() == "fabric") {
+        let has = |known: &[&str]| document.keys().any(|key| known.contains(&&**key.get_ref()));
+        if has(FABRIC_ONLY) && !has(SCENARIO_ONLY) {
             return Ok(Scenario::of(Fabric::parse(text)?));
         }
         let table = Table::root(text, document, "the scenario", KEYS)?;

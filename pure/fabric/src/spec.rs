@@ -180,7 +180,7 @@ impl Fabric {
 
     fn remove_cables(&mut self, table: &Table<'_>) -> Result<(), SpecError> {
         let Some(field) = table.get("remove") else { return Ok(()) };
-        let mut removed: Vec<LinkId> = Vec::new();
+        let mut removed: Vec<(LinkId, Field<'_>)> = Vec::new();
         for entry in field.list("a list of tables, each with `link` or `nic`")? {
             const EITHER: &[&str] = &["link", "nic"];
             let entry = entry.table("a `[[remove]]`", EITHER)?;
@@ -209,14 +209,14 @@ impl Fabric {
             if self.added.binary_search(&even).is_ok() {
                 return Err(field.error(Problem::AddedAndRemoved(name.to_string())));
             }
-            removed.push(even);
+            removed.push((even, field));
         }
-        let mut sorted = removed.clone();
-        sorted.sort_unstable();
-        if let Some(twice) = sorted.windows(2).find(|w| w[0] == w[1]) {
-            return Err(field.error(Problem::RemovedTwice(self.link_name(twice[0]))));
+        // stable: of two that are the same, the later one in the text comes second
+        removed.sort_by_key(|(link, _)| *link);
+        if let Some(twice) = removed.windows(2).find(|w| w[0].0 == w[1].0) {
+            return Err(twice[1].1.error(Problem::RemovedTwice(self.cable_name(twice[1].0))));
         }
-        self.removed = sorted;
+        self.removed = removed.into_iter().map(|(link, _)| link).collect();
         Ok(())
     }
 
@@ -307,9 +307,11 @@ fn hosts(table: &Table<'_>, leaves: u32, rails: u32) -> Result<(u32, u32), SpecE
     let ports = table.get("hosts_per_leaf").map(|f| f.number(1, limit::PORTS)).transpose()?;
     let Some(field) = hosts else {
         let Some(ports) = ports else {
-            const EITHER: &[&str] = &["hosts", "hosts_per_leaf"];
-            let problem = Problem::ExactlyOne { table: "the fabric", found: 0, keys: EITHER };
-            return Err(table.error(problem));
+            return Err(table.error(Problem::Missing {
+                key: "hosts",
+                table: "the fabric",
+                expected: "the number of hosts in all, or `hosts_per_leaf`",
+            }));
         };
         let hosts = groups * ports;
         if hosts > limit::HOSTS {

@@ -1,5 +1,6 @@
 //! Laws that hold for every fabric: random shapes, rails, parallel cables, cables left out and added.
-#![allow(missing_docs)]
+// A test may unwrap: a panic is the report.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use selvedge_fabric::route::TABLE_MAIN;

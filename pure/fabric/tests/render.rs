@@ -1,5 +1,6 @@
 //! Rendered configuration, as text one can read.
-#![allow(missing_docs)]
+// A test may unwrap: a panic is the report.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use selvedge_fabric::Fabric;
 

@@ -1,5 +1,6 @@
 //! The files of `scenarios/` read, say what they are for, and expect what their faults deserve.
-#![allow(missing_docs)]
+// A test may unwrap: a panic is the report.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use selvedge_fabric::*;
 use std::collections::BTreeMap;
@@ -81,6 +82,13 @@ fn the_largest_fabric_has_the_counts_it_is_known_for() {
     assert_eq!(f.nics(), 1_048_576);
     assert_eq!(f.link_bound(), 2 * 2_097_152);
     assert_eq!(f.switches(), 8 * 768);
+    let plan = f.plan();
+    assert_eq!(plan.access_cables + plan.trunk_cables, 2_097_152);
+    assert_eq!((plan.links, plan.nics, plan.usids), (4_194_304, 1_048_576, 768));
+    // hosts of a leaf by one another's leaf, and each pair of leaves over every spine
+    let (n, leaf, spines) = (131_072u128, 256u128, 256u128);
+    assert_eq!(plan.paths, 8 * (n * (leaf - 1) + n * (n - leaf) * spines));
+    insta::assert_snapshot!(format!("{:016x}", plan.digest), @"a762ea6a5c26d835");
     let (first, last) = (wire::NicId(7 * 131_072), wire::NicId(f.nics() - 1));
     let path = f.paths(first, last).last().unwrap();
     insta::assert_snapshot!(f.path_name(path), @"host0 > p7-leaf0 > p7-spine255 > p7-leaf511 > host131071");

@@ -1,5 +1,6 @@
 //! Specifications: what reads, what is refused and how it is said.
-#![allow(missing_docs)]
+// A test may unwrap: a panic is the report.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use selvedge_fabric::{Fabric, Mode, Scenario};
 
@@ -95,7 +96,7 @@ fn every_error_says_where_what_and_what_instead() {
     ];
     let said: Vec<String> = cases.iter().map(|text| refused(text)).collect();
     insta::assert_snapshot!(said.join("\n\n"), @r#"
-fabric.toml:3:1: unknown key `leafs` in the fabric; expected one of `name`, `mode`, `planes`, `leaves`, `spines`, `hosts`, `hosts_per_leaf`, `rails`, `parallel`, `oversubscription`, `access`, `trunk`, `add`, `remove`
+fabric.toml:3:1: unknown key `leafs` in the fabric (did you mean `leaves`?); expected one of `name`, `mode`, `planes`, `leaves`, `spines`, `hosts`, `hosts_per_leaf`, `rails`, `parallel`, `oversubscription`, `access`, `trunk`, `add`, `remove`
   |
 3 | leafs = 4
   | ^^^^^
@@ -130,7 +131,7 @@ fabric.toml:1:1: the fabric has no `spines`; expected the number of spines in ea
 1 | name = 'demo'
   | ^
 
-fabric.toml:1:1: the fabric has 0 of `hosts`, `hosts_per_leaf`; expected exactly one
+fabric.toml:1:1: the fabric has no `hosts`; expected the number of hosts in all, or `hosts_per_leaf`
   |
 1 | name = 'demo'
   | ^
@@ -195,10 +196,10 @@ fabric.toml:7:7: there is no NIC to leave out "host3-p7"; this fabric has planes
 7 | nic = 'host3-p7'
   |       ^^^^^^^^^^
 
-fabric.toml:6:1: "host3:p0-leaf0" is removed twice; expected each cable at most once
+fabric.toml:9:7: "host3:p0-leaf0" is removed twice; expected each cable at most once
   |
-6 | [[remove]]
-  | ^^^^^^^^^^
+9 | nic = 'host3-p0'
+  |       ^^^^^^^^^^
 
 fabric.toml:6:1: a `[[remove]]` has 0 of `link`, `nic`; expected exactly one
   |
@@ -235,4 +236,197 @@ fabric.toml:2:1: this is not TOML: duplicate key
 2 | planes = 3
   | ^^^^^^
 "#);
+}
+
+const FAULTY: &str = "name = 'test'\n[fabric]\nplanes = 2\nleaves = 4\nspines = 2\nhosts = 16\n";
+
+#[test]
+fn every_error_in_a_scenario_says_the_same() {
+    let fault = |target: &str, kind: &str, more: &str| {
+        format!("{FAULTY}[[fault]]\ntarget = '{target}'\nkind = '{kind}'\n{more}\n")
+    };
+    let link = "p0-leaf1:p0-spine0";
+    let cases = [
+        FAULTY.replace("name = 'test'\n", ""),
+        FAULTY.replace("[fabric]", "[fabrics]"),
+        format!("{FAULTY}[[faults]]\n"),
+        format!("{FAULTY}[[fault]]\nkind = 'drop 1%'\n"),
+        fault("p0-leaf1:p0-leaf2", "drop 1%", ""),
+        fault("p0-leaf1/9000%", "drop 1%", ""),
+        fault("host3/2", "drop 1%", ""),
+        fault(link, "dorp 1%", ""),
+        fault(link, "drop", ""),
+        fault(link, "drop 0.001%", ""),
+        fault(link, "delay 5", ""),
+        fault(link, "flap period 2s", ""),
+        fault(link, "cpu-stall stopped 50ms period 200ms", ""),
+        fault("host3", "cpu-stall stopped 200ms period 200ms", ""),
+        fault(link, "drop 1%", "at = '5s'\nuntil = '5s'"),
+        fault(link, "drop 1%", "direction = 'backwards'"),
+        fault(link, "drop 1%", "expect = ['host3', 'host99']"),
+        format!("{FAULTY}[probe]\nwindow = '2s'\n"),
+        format!("{FAULTY}[expect]\nkinds = ['losses']\n"),
+        format!("{FAULTY}[expect]\nnothing = 'yes'\n"),
+    ];
+    let said: Vec<String> = cases.iter().map(|text| refused(text)).collect();
+    insta::assert_snapshot!(said.join("\n\n"), @r#"
+fabric.toml:1:1: the fabric has no `name`; expected a name of 1 to 40 letters, digits, `-` or `_`
+  |
+1 | [fabric]
+  | ^
+
+fabric.toml:2:2: unknown key `fabrics` in the scenario (did you mean `fabric`?); expected one of `name`, `description`, `seed`, `duration`, `fabric`, `probe`, `fault`, `expect`
+  |
+2 | [fabrics]
+  |  ^^^^^^^
+
+fabric.toml:7:3: unknown key `faults` in the scenario (did you mean `fault`?); expected one of `name`, `description`, `seed`, `duration`, `fabric`, `probe`, `fault`, `expect`
+  |
+7 | [[faults]]
+  |   ^^^^^^
+
+fabric.toml:7:1: a `[[fault]]` has no `target`; expected the name of a link (p0-leaf1:p0-spine0), switch (p0-spine1), some of a switch's ports (p0-spine1/2, p0-spine1/50% or p0-spine1/p0-leaf0,p0-leaf3), NIC (host3-p1) or host (host3), or random-link, random-trunk, random-switch, random-nic or random-host
+  |
+7 | [[fault]]
+  | ^
+
+fabric.toml:8:10: there is no component "p0-leaf1:p0-leaf2"; this fabric has planes p0 to p1, leaf0 to leaf3, spine0 to spine1, host0 to host15, and names like p0-leaf0:p0-spine0, p0-leaf0, p0-leaf0/2, host0-p0, host0, random-link
+  |
+8 | target = 'p0-leaf1:p0-leaf2'
+  |          ^^^^^^^^^^^^^^^^^^^
+
+fabric.toml:8:10: there is no port of that switch "p0-leaf1/9000%"; this fabric has planes p0 to p1, leaf0 to leaf3, spine0 to spine1, host0 to host15, and names like p0-leaf0:p0-spine0, p0-leaf0, p0-leaf0/2, host0-p0, host0, random-link
+  |
+8 | target = 'p0-leaf1/9000%'
+  |          ^^^^^^^^^^^^^^^^
+
+fabric.toml:8:10: there is no switch whose ports to break "host3/2"; this fabric has planes p0 to p1, leaf0 to leaf3, spine0 to spine1, host0 to host15, and names like p0-leaf0:p0-spine0, p0-leaf0, p0-leaf0/2, host0-p0, host0, random-link
+  |
+8 | target = 'host3/2'
+  |          ^^^^^^^^^
+
+fabric.toml:9:8: `kind` is "dorp" (did you mean `down`?); expected one of `drop`, `blackhole`, `corrupt`, `reorder`, `ecn`, `rate-limit`, `delay`, `down`, `flap`, `cpu-stall`, `agent-stop`
+  |
+9 | kind = 'dorp 1%'
+  |        ^^^^^^^^^
+
+fabric.toml:9:8: "drop" is not a fault; expected `drop RATE` (0.01% to 100%), for instance `drop 1%`
+  |
+9 | kind = 'drop'
+  |        ^^^^^^
+
+fabric.toml:9:8: "drop 0.001%" is not a fault; expected `drop RATE` (0.01% to 100%), for instance `drop 1%`
+  |
+9 | kind = 'drop 0.001%'
+  |        ^^^^^^^^^^^^^
+
+fabric.toml:9:8: "delay 5" is not a fault; expected `delay TIME [jitter TIME]`, for instance `delay 5ms jitter 1ms`
+  |
+9 | kind = 'delay 5'
+  |        ^^^^^^^^^
+
+fabric.toml:9:8: "flap period 2s" is not a fault; expected `flap period TIME duty SHARE [rate RATE]`, for instance `flap period 2s duty 30%`
+  |
+9 | kind = 'flap period 2s'
+  |        ^^^^^^^^^^^^^^^^
+
+fabric.toml:9:8: `cpu-stall` cannot happen to a link; expected a host such as host3
+  |
+9 | kind = 'cpu-stall stopped 50ms period 200ms'
+  |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+fabric.toml:9:8: "cpu-stall stopped 200ms period 200ms" is not a fault; expected `cpu-stall stopped TIME period TIME`, for instance `cpu-stall stopped 50ms period 200ms`
+  |
+9 | kind = 'cpu-stall stopped 200ms period 200ms'
+  |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+fabric.toml:11:9: `until` is 5.0 s and `at` is 5.0 s; expected `until` to be later
+   |
+11 | until = '5s'
+   |         ^^^^
+
+fabric.toml:10:13: `direction` is "backwards" (did you mean `backward`?); expected one of `forward`, `backward`, `both`
+   |
+10 | direction = 'backwards'
+   |             ^^^^^^^^^^^
+
+fabric.toml:10:20: there is no component "host99"; this fabric has planes p0 to p1, leaf0 to leaf3, spine0 to spine1, host0 to host15, and names like p0-leaf0:p0-spine0, p0-leaf0, host0-p0, host0
+   |
+10 | expect = ['host3', 'host99']
+   |                    ^^^^^^^^
+
+fabric.toml:8:10: `window` is "2s"; expected a time from "100ms" to "1s"
+  |
+8 | window = '2s'
+  |          ^^^^
+
+fabric.toml:8:10: `kinds` is "losses" (did you mean `loss`?); expected one of `loss`, `blackhole`, `selective_loss`, `corruption`, `reorder`, `ecn_marking`, `delay`, `congestion`, `flap`, `host_stall`, `agent_stopped`
+  |
+8 | kinds = ['losses']
+  |          ^^^^^^^^
+
+fabric.toml:8:11: `nothing` is a string; expected true or false
+  |
+8 | nothing = 'yes'
+  |           ^^^^^
+"#);
+}
+
+#[test]
+fn a_scenario_in_full() {
+    let text = format!(
+        "{FAULTY}[probe]\npackets_per_second = 100\nwindow = '250ms'\ntrain = 4\nsize = 1000\n\
+         [[fault]]\ntarget = 'p0-spine1/p0-leaf0,p0-leaf3'\nkind = 'reorder 5%'\nat = '2s'\nuntil = '10s'\ndirection = 'backward'\n\
+         [[fault]]\ntarget = 'host3'\nkind = 'agent-stop'\nexpect = ['host3']\n[expect]\nwithin = '4s'\n"
+    );
+    let s = Scenario::parse(&text).unwrap();
+    assert_eq!((s.name.as_str(), s.fabric.name.as_str(), s.duration.0), ("test", "test", 40_000_000_000));
+    let (probe, f) = (s.probe, &s.fabric);
+    assert_eq!(
+        (probe.packets_per_second, probe.window.as_millis(), probe.train, probe.size),
+        (100, 250, 4, 1000)
+    );
+    let names: Vec<String> = s.faults[0].links(f).into_iter().map(|l| f.link_name(l)).collect();
+    assert_eq!(names, ["p0-leaf0:p0-spine1", "p0-leaf3:p0-spine1"]);
+    let expected = s.expected();
+    let right: Vec<String> = expected[0].components.iter().map(|&c| f.component_name(c)).collect();
+    assert_eq!(right, ["p0-spine1", "p0-leaf0:p0-spine1", "p0-leaf3:p0-spine1"]);
+    assert_eq!((expected[0].kinds[0], expected[1].kinds[0]), ("reorder", "agent_stopped"));
+    assert_eq!(expected[1].within.0, 4_000_000_000);
+}
+
+#[test]
+fn a_plain_fabric_is_a_scenario_in_which_nothing_breaks() {
+    let s = Scenario::parse(SMALL).unwrap();
+    assert_eq!(s.fabric, Fabric::parse(SMALL).unwrap());
+    assert!(s.faults.is_empty() && s.expected().is_empty() && s.expect.nothing);
+}
+
+#[test]
+fn what_is_amiss_is_found_though_it_reads() {
+    let found = |more: &str| -> Vec<String> {
+        let f = Fabric::parse(&format!("{SMALL}{more}")).unwrap();
+        f.check().iter().map(|finding| finding.sentence(&f)).collect()
+    };
+    let cut = |names: &[&str]| names.iter().map(|n| format!("[[remove]]\nlink='{n}'\n")).collect::<String>();
+    assert_eq!(found(""), [""; 0]);
+    assert_eq!(found(&cut(&["host3:p0-leaf0"])), ["host3 has 1 of 2 NICs"]);
+    assert_eq!(found(&cut(&["host3:p0-leaf0", "p1-leaf0:host3"])), ["host3 has no NIC at all"]);
+    assert_eq!(
+        found(&cut(&["p0-leaf1:p0-spine0", "p0-leaf1:p0-spine1"])),
+        ["p0-leaf1 has no cable to any spine: its hosts reach only each other"]
+    );
+    assert_eq!(
+        found(&cut(&["p0-leaf1:p0-spine0", "p0-leaf2:p0-spine1"])),
+        ["p0-leaf1 and p0-leaf2 have no spine in common: their hosts do not reach each other in this plane"]
+    );
+    assert_eq!(
+        found(&cut(&[
+            "p0-leaf0:p0-spine0",
+            "p0-leaf1:p0-spine0",
+            "p0-leaf2:p0-spine0",
+            "p0-leaf3:p0-spine0"
+        ])),
+        ["p0-spine0 has no cable to any leaf"]
+    );
 }
