@@ -74,7 +74,7 @@ pub struct PlanConfig {
 
 impl Default for PlanConfig {
     fn default() -> Self {
-        PlanConfig { slots_max: 64, slots_min: 8, cover: 4, size: crate::packet::PROBE_BYTES_MIN, class: 0 }
+        PlanConfig { slots_max: 64, slots_min: 8, cover: 4, size: 128, class: 0 }
     }
 }
 
@@ -163,14 +163,18 @@ fn nic_slots(fabric: &Fabric, plane: PlaneId, nic: NicId, config: &PlanConfig, o
         out.push(Slot { path, back, size: config.size, class: config.class });
     };
 
-    // within the leaf: every port to the next
-    if let Some(to) = nic_near(fabric, plane, leaf, (port + 1) % ports, nic)
-        && let Some(path) = fabric.path(nic, to, 0)
-    {
-        push(path, fabric.path_reverse(path));
-    }
     let my_ups = ups(fabric, plane, leaf);
-    if leaves < 2 || my_ups.is_empty() {
+    let alone = leaves < 2 || my_ups.is_empty();
+    // within the leaf: every port to the next; where there is nothing else, to the ones after it too
+    let neighbours = if alone { count.min(ports.saturating_sub(1)) } else { 1 };
+    for k in 0..neighbours {
+        if let Some(to) = nic_near(fabric, plane, leaf, (port + 1 + k) % ports, nic)
+            && let Some(path) = fabric.path(nic, to, 0)
+        {
+            push(path, fabric.path_reverse(path));
+        }
+    }
+    if alone {
         return;
     }
     let n_ups = my_ups.len() as u32;
