@@ -26,7 +26,7 @@ fn fabrics() -> impl Strategy<Value = Fabric> {
             let regular = Fabric::parse(&text).unwrap();
             let mut touched = BTreeSet::new();
             for (pick, add) in picks {
-                let link = LinkId(pick % regular.link_bound() & !1);
+                let link = LinkId((pick % regular.link_bound()) & !1);
                 if !touched.insert(link) {
                     continue;
                 }
