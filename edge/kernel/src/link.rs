@@ -94,6 +94,11 @@ pub fn set_up(batch: &mut Batch, index: u32, up: bool) {
     batch.message("link state", index, RTM_NEWLINK, 0, &ifinfo(index, flags, UP));
 }
 
+/// Sets the largest packet of a link.
+pub fn set_mtu(batch: &mut Batch, index: u32, mtu: u32) {
+    batch.message("MTU of link", index, RTM_NEWLINK, 0, &ifinfo(index, 0, 0)).attr(IFLA_MTU, &mtu.to_ne_bytes());
+}
+
 /// Removes a link; a veth's other end goes with it.
 pub fn delete(batch: &mut Batch, index: u32) {
     batch.message("link removal", index, RTM_DELLINK, 0, &ifinfo(index, 0, 0));

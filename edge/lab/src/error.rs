@@ -93,6 +93,9 @@ pub enum Error {
         /// The last lines it wrote.
         log: String,
     },
+    /// Whoever waited for it wants no more.
+    #[error("interrupted")]
+    Interrupted,
     /// The hub did not answer as it should.
     #[error("hub at {url}: {said}")]
     Hub {

@@ -102,37 +102,38 @@ impl Wiring {
 
 impl Wiring {
     /// Makes every namespace and cable. `progress` is told how many of how many steps are done.
-    pub fn build(&self, fabric: &Fabric, progress: &mut dyn FnMut(usize, usize)) -> Result<()> {
+    pub fn build(&self, fabric: &Fabric, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<()> {
         let cables = self.by_link.iter().flatten().count() / 2;
         let (mut done, all) = (0, 2 * self.members.len() + cables);
         let mut step = || {
             done += 1;
-            progress(done, all);
+            progress(done, all)
         };
         let mut spaces = Vec::with_capacity(self.members.len());
         for member in &self.members {
             let space = netns::create(&member.netns)?;
             space.run(|| settings(fabric, member.device))??;
             spaces.push(space);
-            step();
+            step()?;
         }
         // A socket of the root namespace would take a chosen interface number for that of one of its own.
         let mut nursery = netns::anonymous()?.run(Netlink::route)??;
         for id in fabric.links().filter(|id| id.0 & 1 == 0) {
-            let (Some(a), Some(b)) = (self.end(fabric, &spaces, id), self.end(fabric, &spaces, id.reverse())) else {
+            let (Some(a), Some(b)) = (self.end(fabric, &spaces, id), self.end(fabric, &spaces, id.reverse()))
+            else {
                 continue;
             };
             let mut batch = Batch::new();
             link::veth(&mut batch, a, b, MTU)?;
             nursery.apply(batch)?;
-            step();
+            step()?;
         }
         for (member, space) in self.members.iter().zip(&spaces) {
             space.run(|| {
                 self.configure(fabric, member)?;
                 rules(fabric, member.device)
             })??;
-            step();
+            step()?;
         }
         Ok(())
     }
