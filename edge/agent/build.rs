@@ -3,6 +3,7 @@ fn main() {
     let proto = "../../pure/wire/proto";
     let set = protox::compile([format!("{proto}/selvedge.proto")], [proto]).expect("selvedge.proto compiles");
     tonic_prost_build::configure()
+        .build_transport(false)
         .build_server(false)
         .extern_path(".selvedge.v1", "::wire::proto")
         .compile_fds(set)

@@ -1,9 +1,9 @@
-//! Generates the hub's service; the messages are `wire`'s.
+//! Generates the hub's service, and the client its tests speak to it with; the messages are `wire`'s.
 fn main() {
     let proto = "../../pure/wire/proto";
     let set = protox::compile([format!("{proto}/selvedge.proto")], [proto]).expect("selvedge.proto compiles");
     tonic_prost_build::configure()
-        .build_client(false)
+        .build_transport(false)
         .extern_path(".selvedge.v1", "::wire::proto")
         .compile_fds(set)
         .expect("the server is generated");

@@ -1,2 +1,53 @@
-//! The hub room.
+//! The hub: takes what agents observed, diagnoses as it arrives, keeps incidents, and answers questions.
+//!
+//! How: one tokio thread serves two listeners, gRPC with mutual TLS for agents (`ingest`) and HTTP for
+//! people and programs (`http`). Everything that decides lives on one other thread, the `desk`: it owns the diagnosis
+//! engine, the incident book and its store, and is reached through one bounded queue.
+//!
+//! Invariants: observations sent = stored + counted losses, each loss by its reason; an incident is on disk (fsync)
+//! before anybody is told of it being opened, closed or reopened; an agent speaks only for the host its certificate
+//! names; the same recording gives the same verdicts ([`replay`]); every queue and table is bounded.
+//! Absent on purpose: configuration files and the environment (`app` reads them), storage of raw observations
+//! (only `Config::record` keeps them), and any probing.
 #![forbid(unsafe_code)]
+
+mod agents;
+mod api;
+mod book;
+mod config;
+mod desk;
+mod diagnosis;
+mod error;
+mod http;
+mod incident;
+mod ingest;
+mod measured;
+mod metrics;
+mod replay;
+mod serve;
+mod store;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use config::Config;
+pub use error::{HubError, StoreError};
+pub use replay::{ReplayError, Replayed, replay};
+pub use serve::{Bound, serve};
+pub use view::{
+    AgentView, ComponentView, EvidenceView, FabricView, FaultView, FlapView, Health, IncidentDetail,
+    IncidentView, LabelView, LinkView, PathHopView, PathView, PathsView, PrecisionRow, PrecisionView, Ready,
+    TallyView, TimelineView, TopView,
+};
+
+/// What agent and hub say to each other: the service generated from `wire`'s one file.
+pub(crate) mod rpc {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    include!(concat!(env!("OUT_DIR"), "/selvedge.v1.rs"));
+}
+
+/// The wall clock, as nanoseconds since the Unix epoch.
+pub(crate) fn wall() -> wire::Nanos {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    wire::Nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}

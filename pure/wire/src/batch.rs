@@ -18,8 +18,10 @@ use crate::observation::{
 use crate::proto::{Batch, ComponentColumns, PathColumns};
 use crate::time::Nanos;
 
-/// Version of the agent-hub protocol this code speaks. It understands this one and the one before.
+/// Version of the agent-hub protocol this code speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
+/// Oldest version it understands: the one before, once there is one.
+pub const PROTOCOL_VERSION_OLDEST: u32 = 1;
 
 /// Why columns, or one row of them, are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +66,7 @@ pub enum BatchError {
 
 /// Whether a peer that says it speaks `version` is understood.
 pub const fn version_is_understood(version: u32) -> bool {
-    version == PROTOCOL_VERSION || (version != 0 && version + 1 == PROTOCOL_VERSION)
+    version >= PROTOCOL_VERSION_OLDEST && version <= PROTOCOL_VERSION
 }
 
 /// Rows of a batch, paths and components together, going by the first columns.

@@ -1,0 +1,646 @@
+//! The questions a hub answers over HTTP, and their description as OpenAPI.
+//!
+//! Invariants: every route is in the document at `/api/v1/openapi.json`; an error is JSON
+//! `{"error": "..."}` that says what was expected; a list is limited in length.
+//! Absent on purpose: passwords. The listener is a loopback one unless the operator says otherwise.
+
+use crate::agents::Agents;
+use crate::desk::{Busy, Desk, DeskHandle};
+use crate::incident::{ComponentKind, Incident, Judgement};
+use crate::measured::Measurement;
+use crate::metrics::{Judged, Metrics, Name, Why, set};
+use crate::view::{
+    AgentView, FabricView, Health, IncidentDetail, IncidentView, LinkView, MeasuredView, PathView, PathsView,
+    PrecisionRow, PrecisionView, Ready, TopView, time,
+};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use diagnose::LinkHealth;
+use fabric::{Fabric, Mode};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use utoipa::{IntoParams, OpenApi, ToSchema};
+use wire::{Component, LinkId, NicId, PathId};
+
+const LIMIT_DEFAULT: usize = 1_000;
+const LIMIT_MAX: usize = 10_000;
+const PATHS_SHOWN_MAX: usize = 4_096;
+const NOTE_MAX: usize = 1_000;
+/// Fabrics with more links are not scanned link by link for the top list; what is probed and hurt is still there.
+const SCAN_MAX: u32 = 65_536;
+
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub fabric: Arc<Fabric>,
+    pub desk: DeskHandle,
+    pub agents: Arc<Mutex<Agents>>,
+    pub metrics: Arc<Metrics>,
+    pub silent_after: Duration,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Selvedge hub",
+        description = "Which component is sick, since when, how surely, and on what evidence."
+    ),
+    paths(
+        incidents, incident, label, fabric, links, paths, top, agents, precision, openapi, metrics, healthz,
+        readyz
+    )
+)]
+struct Document;
+
+pub(crate) fn router(api: Api) -> Router {
+    Router::new()
+        .route("/api/v1/incidents", get(incidents))
+        .route("/api/v1/incidents/{id}", get(incident))
+        .route("/api/v1/incidents/{id}/label", post(label))
+        .route("/api/v1/fabric", get(fabric))
+        .route("/api/v1/links", get(links))
+        .route("/api/v1/paths", get(paths))
+        .route("/api/v1/top", get(top))
+        .route("/api/v1/agents", get(agents))
+        .route("/api/v1/precision", get(precision))
+        .route("/api/v1/openapi.json", get(openapi))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, "no such page; /api/v1/openapi.json lists them")
+        })
+        .with_state(api)
+}
+
+/// What a request got instead of an answer.
+#[derive(Debug)]
+struct Problem {
+    status: StatusCode,
+    error: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ErrorView {
+    /// What was expected, and what to do.
+    error: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Problem { status, error: error.into() }
+    }
+}
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.status, Json(ErrorView { error: self.error })).into_response()
+    }
+}
+impl From<Busy> for Problem {
+    fn from(Busy: Busy) -> Self {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the hub is busy diagnosing; ask again in a second")
+    }
+}
+impl From<QueryRejection> for Problem {
+    fn from(e: QueryRejection) -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, e.body_text())
+    }
+}
+impl From<JsonRejection> for Problem {
+    fn from(e: JsonRejection) -> Self {
+        Problem::new(e.status(), e.body_text())
+    }
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+#[derive(Deserialize, IntoParams)]
+struct IncidentQuery {
+    /// `open` or `closed`; all where left out.
+    state: Option<String>,
+    /// Most incidents listed, default 1000, at most 10000.
+    limit: Option<usize>,
+}
+
+/// Incidents: open before closed, most confident first.
+#[utoipa::path(get, path = "/api/v1/incidents", params(IncidentQuery),
+    responses((status = 200, body = Vec<IncidentView>), (status = 400, body = ErrorView)))]
+async fn incidents(State(api): State<Api>, query: Asked<IncidentQuery>) -> Answer<Vec<IncidentView>> {
+    api.metrics.requests.inc();
+    let Query(query) = query?;
+    let open = match query.state.as_deref() {
+        None | Some("all") => None,
+        Some("open") => Some(true),
+        Some("closed") => Some(false),
+        Some(other) => {
+            let error = format!("state is {other:?}, expected open, closed or all");
+            return Err(Problem::new(StatusCode::BAD_REQUEST, error));
+        }
+    };
+    let limit = query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
+    let list = move |desk: &mut Desk| {
+        let all = desk.diagnosis.book.ordered().into_iter();
+        all.filter(|i| open.is_none_or(|o| i.is_open() == o)).take(limit).map(IncidentView::new).collect()
+    };
+    Ok(Json(api.desk.ask(list).await?))
+}
+
+fn number(id: &str) -> Result<u64, Problem> {
+    id.strip_prefix("inc-").unwrap_or(id).parse().map_err(|_| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is no incident, expected one such as inc-12"))
+    })
+}
+
+fn no_incident(id: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no incident {id}; /api/v1/incidents lists them"))
+}
+
+/// One incident with its evidence, for and against, and its history.
+#[utoipa::path(get, path = "/api/v1/incidents/{id}", params(("id" = String, Path, description = "such as inc-12")),
+    responses((status = 200, body = IncidentDetail), (status = 404, body = ErrorView)))]
+async fn incident(State(api): State<Api>, Path(id): Path<String>) -> Answer<IncidentDetail> {
+    api.metrics.requests.inc();
+    let n = number(&id)?;
+    let found = api.desk.ask(move |desk| desk.diagnosis.book.get(n).map(IncidentDetail::new)).await?;
+    found.map(Json).ok_or_else(|| no_incident(&id))
+}
+
+#[derive(Deserialize, ToSchema)]
+struct LabelRequest {
+    /// Was the verdict right, wrong or partly right?
+    judgement: Judgement,
+    /// Free text, at most 1000 characters.
+    #[serde(default)]
+    note: String,
+}
+
+/// Say whether a verdict was right.
+#[utoipa::path(post, path = "/api/v1/incidents/{id}/label", request_body = LabelRequest,
+    params(("id" = String, Path, description = "such as inc-12")),
+    responses((status = 200, body = IncidentDetail), (status = 404, body = ErrorView), (status = 422, body = ErrorView)))]
+async fn label(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    body: Result<Json<LabelRequest>, JsonRejection>,
+) -> Answer<IncidentDetail> {
+    api.metrics.requests.inc();
+    let n = number(&id)?;
+    let Json(body) = body?;
+    if body.note.chars().count() > NOTE_MAX {
+        let error = format!("the note has more than {NOTE_MAX} characters");
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error));
+    }
+    let done = api
+        .desk
+        .ask(move |desk| {
+            let labelled = desk.diagnosis.book.label(crate::wall(), n, body.judgement, body.note)?;
+            Some(labelled.map(IncidentDetail::new))
+        })
+        .await?;
+    match done {
+        None => Err(no_incident(&id)),
+        Some(Ok(detail)) => Ok(Json(detail)),
+        Some(Err(e)) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
+    }
+}
+
+/// The fabric that is watched.
+#[utoipa::path(get, path = "/api/v1/fabric", responses((status = 200, body = FabricView)))]
+async fn fabric(State(api): State<Api>) -> Json<FabricView> {
+    api.metrics.requests.inc();
+    let f = &api.fabric;
+    Json(FabricView {
+        name: f.name.clone(),
+        mode: match f.mode {
+            Mode::Srv6 => "srv6".to_owned(),
+            Mode::Ecmp => "ecmp".to_owned(),
+        },
+        epoch: format!("{:016x}", f.epoch.0),
+        planes: f.shape.planes,
+        leaves: f.shape.leaves,
+        spines: f.shape.spines,
+        hosts: f.shape.hosts,
+        nics: f.nics(),
+        switches: f.switches(),
+        links: f.links().count() as u64,
+        toml: f.to_toml(),
+    })
+}
+
+#[derive(Deserialize, IntoParams)]
+struct LinkQuery {
+    /// Links before this id are left out; to go through a large fabric page by page.
+    from_id: Option<u32>,
+    /// Only this plane.
+    plane: Option<u8>,
+    /// Only this link, by name.
+    name: Option<String>,
+    /// Most links listed, default 1000, at most 10000.
+    limit: Option<usize>,
+}
+
+/// Open incidents by the links they name.
+fn named_links(desk: &Desk) -> BTreeMap<u32, Vec<String>> {
+    let mut out: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for i in desk.diagnosis.book.ordered().into_iter().take_while(|i| i.is_open()) {
+        for l in links_of(i) {
+            out.entry(l).or_default().push(i.id());
+        }
+    }
+    out
+}
+
+fn links_of(i: &Incident) -> Vec<u32> {
+    let mut links: Vec<u32> = i.links.iter().map(|l| l.id).collect();
+    if i.component.kind == ComponentKind::Link && !links.contains(&i.component.id) {
+        links.push(i.component.id);
+    }
+    links
+}
+
+fn link_view(fabric: &Fabric, h: &LinkHealth, named: &BTreeMap<u32, Vec<String>>) -> LinkView {
+    LinkView {
+        id: h.link.0,
+        name: fabric.link_name(h.link),
+        plane: fabric.link_plane(h.link).0,
+        sent_10s: h.sent_10s,
+        lost_10s: h.lost_10s,
+        rate_10s: h.rate_10s,
+        sent_60s: h.sent_60s,
+        lost_60s: h.lost_60s,
+        rate_60s: h.rate_60s,
+        delay_excess_ns: h.delay_excess_ns,
+        incidents: named.get(&h.link.0).cloned().unwrap_or_default(),
+    }
+}
+
+/// How the directed links are doing, in the order of their ids.
+#[utoipa::path(get, path = "/api/v1/links", params(LinkQuery),
+    responses((status = 200, body = Vec<LinkView>), (status = 400, body = ErrorView)))]
+async fn links(State(api): State<Api>, query: Asked<LinkQuery>) -> Answer<Vec<LinkView>> {
+    api.metrics.requests.inc();
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
+    let fabric = Arc::clone(&api.fabric);
+    let wanted: Vec<LinkId> = match &query.name {
+        Some(name) => match fabric.link_by_name(name) {
+            Some(l) => vec![l],
+            None => {
+                let error = format!("there is no link {name:?}, expected one such as p0-leaf0:p0-spine0");
+                return Err(Problem::new(StatusCode::BAD_REQUEST, error));
+            }
+        },
+        None => (query.from_id.unwrap_or(0)..fabric.link_bound())
+            .map(LinkId)
+            .filter(|&l| query.plane.is_none_or(|p| fabric.link_plane(l).0 == p) && fabric.exists(l))
+            .take(limit)
+            .collect(),
+    };
+    let list = move |desk: &mut Desk| {
+        let named = named_links(desk);
+        let engine = &desk.diagnosis.engine;
+        let health = wanted.into_iter().filter_map(|l| engine.link_health(l));
+        health.map(|h| link_view(engine.fabric(), &h, &named)).collect()
+    };
+    Ok(Json(api.desk.ask(list).await?))
+}
+
+fn measured_view(m: Measurement) -> MeasuredView {
+    MeasuredView {
+        sent: m.sent,
+        lost: m.lost,
+        lost_round_trip: m.lost_round_trip,
+        rate: if m.sent == 0 { 0.0 } else { m.lost as f64 / m.sent as f64 },
+        delay_min_ns: m.delay_ns.map(|d| d.0),
+        delay_p50_ns: m.delay_ns.map(|d| d.1),
+        delay_max_ns: m.delay_ns.map(|d| d.2),
+    }
+}
+
+fn path_view(desk: &Desk, path: PathId, named: &BTreeMap<u32, Vec<String>>) -> Option<PathView> {
+    let engine = &desk.diagnosis.engine;
+    let fabric = engine.fabric();
+    let health = engine.path_health(path)?;
+    Some(PathView {
+        id: path.0,
+        name: fabric.path_name(path),
+        plane: health.links.first().map_or(0, |l| fabric.link_plane(l.link).0),
+        rate_10s: health.rate_10s,
+        rate_60s: health.rate_60s,
+        delay_excess_ns: health.delay_excess_ns,
+        measured: desk.diagnosis.measured.get(desk.diagnosis.now, path).map(measured_view),
+        hops: health.links.iter().map(|h| link_view(fabric, h, named)).collect(),
+    })
+}
+
+#[derive(Deserialize, IntoParams)]
+struct PathQuery {
+    /// Host or NIC, such as host0 or host0-p1.
+    from: String,
+    /// Host or NIC.
+    to: String,
+}
+
+/// NICs behind a name: one for a NIC, all of a host's.
+fn nics(fabric: &Fabric, name: &str) -> Result<Vec<NicId>, Problem> {
+    let found = match fabric.component_by_name(name) {
+        Some(Component::Nic(nic)) => vec![nic],
+        Some(Component::Host(host)) => {
+            (0..fabric.nics()).map(NicId).filter(|&n| fabric.nic_parts(n).1 == host).collect()
+        }
+        _ => {
+            let last = fabric.shape.hosts.saturating_sub(1);
+            let error =
+                format!("{name:?} is no host or NIC, expected host0 to host{last}, or such as host0-p0");
+            return Err(Problem::new(StatusCode::BAD_REQUEST, error));
+        }
+    };
+    Ok(found)
+}
+
+/// All paths from one host or NIC to another, with loss and delay, hop by hop.
+#[utoipa::path(get, path = "/api/v1/paths", params(PathQuery),
+    responses((status = 200, body = PathsView), (status = 400, body = ErrorView)))]
+async fn paths(State(api): State<Api>, query: Asked<PathQuery>) -> Answer<PathsView> {
+    api.metrics.requests.inc();
+    let Query(query) = query?;
+    let (from, to) = (nics(&api.fabric, &query.from)?, nics(&api.fabric, &query.to)?);
+    let fabric = Arc::clone(&api.fabric);
+    let mut wanted: Vec<PathId> = Vec::new();
+    let mut omitted = 0u64;
+    for &a in &from {
+        for &b in &to {
+            for path in fabric.paths(a, b) {
+                if wanted.len() < PATHS_SHOWN_MAX { wanted.push(path) } else { omitted += 1 }
+            }
+        }
+    }
+    if wanted.is_empty() {
+        let error = format!("there is no path from {} to {}", query.from, query.to);
+        return Err(Problem::new(StatusCode::BAD_REQUEST, error));
+    }
+    let list = move |desk: &mut Desk| {
+        let named = named_links(desk);
+        wanted.into_iter().filter_map(|p| path_view(desk, p, &named)).collect()
+    };
+    let paths = api.desk.ask(list).await?;
+    Ok(Json(PathsView { from: query.from, to: query.to, paths, omitted }))
+}
+
+#[derive(Deserialize, IntoParams)]
+struct TopQuery {
+    /// Most links and paths listed, default 20, at most 1000.
+    limit: Option<usize>,
+}
+
+/// The sickest links and paths right now.
+#[utoipa::path(get, path = "/api/v1/top", params(TopQuery), responses((status = 200, body = TopView)))]
+async fn top(State(api): State<Api>, query: Asked<TopQuery>) -> Answer<TopView> {
+    api.metrics.requests.inc();
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(20).min(1_000);
+    let reporting = lock(&api.agents).reporting();
+    let stored = api.metrics.observations_stored.get();
+    let answer = move |desk: &mut Desk| {
+        let named = named_links(desk);
+        let engine = &desk.diagnosis.engine;
+        let fabric = Arc::clone(engine.fabric());
+        let scanned: Vec<LinkId> = if fabric.link_bound() <= SCAN_MAX {
+            fabric.links().collect()
+        } else {
+            named.keys().map(|&l| LinkId(l)).collect()
+        };
+        let mut sick: Vec<LinkHealth> = scanned
+            .into_iter()
+            .filter_map(|l| engine.link_health(l))
+            .filter(|h| h.rate_10s > 0.0 || h.rate_60s > 0.0 || h.delay_excess_ns > 0)
+            .collect();
+        sick.sort_by(|a, b| {
+            b.rate_10s
+                .total_cmp(&a.rate_10s)
+                .then(b.rate_60s.total_cmp(&a.rate_60s))
+                .then(b.delay_excess_ns.cmp(&a.delay_excess_ns))
+                .then(a.link.cmp(&b.link))
+        });
+        sick.truncate(limit);
+        let book = &desk.diagnosis.book;
+        let worst = desk.diagnosis.measured.worst(desk.diagnosis.now, limit);
+        TopView {
+            at: time(desk.diagnosis.now.max(crate::wall()).0),
+            incidents: book
+                .ordered()
+                .into_iter()
+                .filter(|i| i.is_open())
+                .take(limit)
+                .map(IncidentView::new)
+                .collect(),
+            links: sick.iter().map(|h| link_view(&fabric, h, &named)).collect(),
+            paths: worst.into_iter().filter_map(|(p, _)| path_view(desk, p, &named)).collect(),
+            agents_reporting: reporting,
+            agents_expected: fabric.shape.hosts.into(),
+            observations_stored: stored,
+            packets: engine.counters().packets,
+        }
+    };
+    Ok(Json(api.desk.ask(answer).await?))
+}
+
+fn lock(agents: &Mutex<Agents>) -> std::sync::MutexGuard<'_, Agents> {
+    agents.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The agents the hub has heard of.
+#[utoipa::path(get, path = "/api/v1/agents", responses((status = 200, body = Vec<AgentView>)))]
+async fn agents(State(api): State<Api>) -> Json<Vec<AgentView>> {
+    api.metrics.requests.inc();
+    let agents = lock(&api.agents);
+    let silent: Vec<_> = agents.silent(crate::wall(), api.silent_after).into_iter().map(|s| s.0).collect();
+    let list = agents.iter().map(|(host, a)| AgentView {
+        host: api.fabric.host_name(host),
+        state: if silent.contains(&host) {
+            "silent"
+        } else if a.is_reporting() {
+            "reporting"
+        } else if a.stream.is_some() {
+            "connected"
+        } else {
+            "away"
+        }
+        .to_owned(),
+        software: a.software.clone(),
+        last_heard: time(a.last_heard.0),
+        batches: a.batches,
+        observations: a.observations,
+        lost: a.lost,
+        counters: a.counters.clone(),
+    });
+    Json(list.collect())
+}
+
+fn precision_of<'a>(incidents: impl Iterator<Item = &'a Incident>) -> PrecisionView {
+    let mut rows: BTreeMap<String, PrecisionRow> = BTreeMap::new();
+    let mut all = 0;
+    let mut judged = 0;
+    for i in incidents {
+        all += 1;
+        let Some(label) = &i.label else { continue };
+        judged += 1;
+        let kind = format!("{} {}", crate::incident::kind_word(i.component.kind), i.kind);
+        for kind in ["all".to_owned(), kind] {
+            let row = rows.entry(kind.clone()).or_insert(PrecisionRow {
+                kind,
+                right: 0,
+                wrong: 0,
+                partly: 0,
+                precision: None,
+            });
+            match label.judgement {
+                Judgement::Right => row.right += 1,
+                Judgement::Wrong => row.wrong += 1,
+                Judgement::Partly => row.partly += 1,
+            }
+        }
+    }
+    let mut rows: Vec<PrecisionRow> = rows.into_values().collect();
+    for row in &mut rows {
+        let judged = row.right + row.wrong + row.partly;
+        row.precision = Some((row.right as f64 + 0.5 * row.partly as f64) / judged as f64);
+    }
+    rows.sort_by_key(|r| (r.kind != "all", r.kind.clone()));
+    PrecisionView { incidents: all, judged, rows }
+}
+
+/// How good past verdicts were, as people judged them.
+#[utoipa::path(get, path = "/api/v1/precision", responses((status = 200, body = PrecisionView)))]
+async fn precision(State(api): State<Api>) -> Answer<PrecisionView> {
+    api.metrics.requests.inc();
+    Ok(Json(api.desk.ask(|desk| precision_of(desk.diagnosis.book.ordered().into_iter())).await?))
+}
+
+/// This document.
+#[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, description = "OpenAPI document")))]
+async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
+
+/// Every counter, for Prometheus.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, description = "OpenMetrics text")))]
+async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
+    let m = &api.metrics;
+    m.requests.inc();
+    let asked = api
+        .desk
+        .ask(|desk| {
+            let book = &desk.diagnosis.book;
+            let mut labels: BTreeMap<(String, &'static str), i64> = BTreeMap::new();
+            for i in book.ordered() {
+                if let Some(l) = &i.label {
+                    let judgement = match l.judgement {
+                        Judgement::Right => "right",
+                        Judgement::Wrong => "wrong",
+                        Judgement::Partly => "partly",
+                    };
+                    let kind = crate::incident::kind_word(i.component.kind).to_owned();
+                    *labels.entry((kind, judgement)).or_default() += 1;
+                }
+            }
+            (
+                desk.diagnosis.engine.counters().clone(),
+                book.open_count(),
+                book.forgotten_total(),
+                book.changes(),
+                desk.diagnosis.measured.unshown,
+                desk.silent.len(),
+                labels,
+            )
+        })
+        .await?;
+    let (counters, open, forgotten, changes, unshown, silent, labels) = asked;
+    m.set_engine(&counters);
+    m.incidents_open.set(gauge(open));
+    set(&m.incidents_forgotten, forgotten);
+    for (reason, n) in changes {
+        set(&m.incident_changes.get_or_create(&Why { reason }), n);
+    }
+    set(&m.paths_unshown, unshown);
+    m.agents_silent.set(gauge(silent as u64));
+    for ((component, judgement), n) in labels {
+        m.labels.get_or_create(&Judged { component, judgement }).set(n);
+    }
+    {
+        let agents = lock(&api.agents);
+        m.agents_connected.set(gauge(agents.connected()));
+        m.agents_reporting.set(gauge(agents.reporting()));
+        m.agents_expected.set(api.fabric.shape.hosts.into());
+        let mut own: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, a) in agents.iter() {
+            for (name, n) in &a.counters {
+                let sum = own.entry(name).or_default();
+                *sum = sum.saturating_add(*n);
+            }
+        }
+        for (name, n) in own {
+            m.agent_counters.get_or_create(&Name { name: name.to_owned() }).set(gauge(n));
+        }
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], m.text()).into_response())
+}
+
+fn gauge(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// The process lives.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, body = Health)))]
+async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok".to_owned() })
+}
+
+#[derive(Deserialize, IntoParams)]
+struct ReadyQuery {
+    /// `all`: ready only when every host's agent reports.
+    agents: Option<String>,
+}
+
+/// Whether the hub is there for agents and people.
+#[utoipa::path(get, path = "/readyz", params(ReadyQuery),
+    responses((status = 200, body = Ready), (status = 503, body = Ready)))]
+async fn readyz(State(api): State<Api>, query: Asked<ReadyQuery>) -> Result<Response, Problem> {
+    api.metrics.requests.inc();
+    let Query(query) = query?;
+    let (connected, reporting) = {
+        let agents = lock(&api.agents);
+        (agents.connected(), agents.reporting())
+    };
+    let expected = u64::from(api.fabric.shape.hosts);
+    let mut problem = match api.desk.ask(|desk| desk.diagnosis.book.store_error.clone()).await {
+        Ok(store) => store.map(|e| e.to_string()),
+        Err(Busy) => Some("the desk does not answer".to_owned()),
+    };
+    match query.agents.as_deref() {
+        None => {}
+        Some("all") if reporting < expected => {
+            problem = problem.or(Some(format!("{reporting} of {expected} agents report")));
+        }
+        Some("all") => {}
+        Some(other) => {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, format!("agents is {other:?}, expected all")));
+        }
+    }
+    let ready = Ready {
+        ready: problem.is_none(),
+        agents_connected: connected,
+        agents_reporting: reporting,
+        agents_expected: expected,
+        problem,
+    };
+    let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, Json(ready)).into_response())
+}

@@ -1,0 +1,362 @@
+//! The incident book: every incident the hub knows, in memory and on disk.
+//!
+//! How: the engine's events change incidents; openings, closings, reopenings and labels are written and synced at
+//! once, refinements with the next such write or once a second.
+//! Invariants: an open incident of the engine has exactly one open incident here; ids are never used again; at most
+//! [`CLOSED_MAX`] closed incidents are kept, the oldest go first and are counted.
+//! Absent on purpose: a decision about what is sick.
+
+use crate::error::StoreError;
+use crate::incident::{Change, Incident, Judgement, Label};
+use crate::store::{Loaded, Store};
+use diagnose::{Event, Verdict};
+use fabric::Fabric;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use wire::{HostId, Nanos};
+
+/// Most closed incidents kept.
+pub(crate) const CLOSED_MAX: usize = 10_000;
+
+pub(crate) struct Book {
+    fabric: Arc<Fabric>,
+    incidents: BTreeMap<u64, Incident>,
+    by_verdict: BTreeMap<u64, u64>,
+    next_number: u64,
+    store: Option<Store>,
+    /// Changed since the last write.
+    dirty: BTreeSet<u64>,
+    /// Something that must not wait is among them.
+    urgent: bool,
+    forgotten: Vec<u64>,
+    forgotten_total: u64,
+    changes: [(&'static str, u64); 3],
+    pub(crate) store_error: Option<StoreError>,
+}
+
+impl Book {
+    /// A book in memory only, for a replay.
+    pub(crate) fn in_memory(fabric: Arc<Fabric>) -> Self {
+        Book::with(fabric, None, 1)
+    }
+
+    fn with(fabric: Arc<Fabric>, store: Option<Store>, next_number: u64) -> Self {
+        Book {
+            fabric,
+            incidents: BTreeMap::new(),
+            by_verdict: BTreeMap::new(),
+            next_number,
+            store,
+            dirty: BTreeSet::new(),
+            urgent: false,
+            forgotten: Vec::new(),
+            forgotten_total: 0,
+            changes: [("opened", 0), ("closed", 0), ("reopened", 0)],
+            store_error: None,
+        }
+    }
+
+    /// The book as it was left, and the agents that were known then. Incidents of another fabric are closed, since
+    /// their ids mean nothing in this one.
+    pub(crate) fn open(
+        fabric: Arc<Fabric>,
+        store: Store,
+        loaded: Loaded,
+        now: Nanos,
+    ) -> Result<(Self, Vec<HostId>), StoreError> {
+        let mut book = Book::with(fabric, Some(store), loaded.next_number);
+        let epoch = book.fabric.epoch.0;
+        for mut incident in loaded.incidents {
+            let number = incident.number;
+            book.next_number = book.next_number.max(number.saturating_add(1));
+            if incident.is_open() && incident.fabric_epoch != epoch {
+                incident.closed_at_ns = Some(now.0);
+                incident.note(now, Change::FabricChanged);
+                book.mark(number, true);
+            }
+            book.incidents.insert(number, incident);
+        }
+        book.flush()?;
+        let hosts = book.fabric.shape.hosts;
+        Ok((book, loaded.agents.into_iter().filter(|h| h.0 < hosts).collect()))
+    }
+
+    /// What the engine must be told after a start: open verdicts, and those closed so recently that they may be
+    /// reopened.
+    pub(crate) fn to_restore(&mut self, now: Nanos, reopen_within: Nanos) -> Vec<Verdict> {
+        let known: Vec<(u64, u64, Verdict)> =
+            self.restorable(now, reopen_within).map(|i| (i.verdict_id, i.number, i.verdict())).collect();
+        self.by_verdict.extend(known.iter().map(|&(verdict, number, _)| (verdict, number)));
+        known.into_iter().map(|(_, _, verdict)| verdict).collect()
+    }
+
+    /// The incidents behind [`Book::to_restore`].
+    pub(crate) fn restorable(&self, now: Nanos, reopen_within: Nanos) -> impl Iterator<Item = &Incident> {
+        let epoch = self.fabric.epoch.0;
+        self.incidents.values().filter(move |i| {
+            i.fabric_epoch == epoch && i.closed_at_ns.is_none_or(|t| Nanos(t) + reopen_within > now)
+        })
+    }
+
+    /// Puts verdicts known from elsewhere (the header of a recording) into the book.
+    pub(crate) fn adopt(&mut self, now: Nanos, known: Vec<Incident>) -> Vec<Verdict> {
+        for incident in known {
+            self.next_number = self.next_number.max(incident.number.saturating_add(1));
+            self.incidents.insert(incident.number, incident);
+        }
+        self.to_restore(now, Nanos::MAX)
+    }
+
+    fn mark(&mut self, number: u64, urgent: bool) {
+        self.dirty.insert(number);
+        self.urgent |= urgent;
+    }
+
+    /// Takes what the engine has to tell. Returns the incident where it was more than a refinement.
+    pub(crate) fn take(&mut self, now: Nanos, event: &Event) -> Option<&Incident> {
+        let verdict = event.verdict();
+        let known = self.by_verdict.get(&verdict.id.0).copied();
+        let number = match (event, known) {
+            // A new verdict under an id whose incident is over is a new incident.
+            (Event::Opened(_), Some(n)) if !self.incidents.get(&n).is_some_and(Incident::is_open) => {
+                self.begin(now, verdict)
+            }
+            (_, Some(n)) => n,
+            (_, None) => self.begin(now, verdict),
+        };
+        let change = match event {
+            Event::Opened(_) => Some(0),
+            Event::Closed(_) => Some(1),
+            Event::Reopened(_) => Some(2),
+            Event::Updated(_) => None,
+        };
+        if let Some(count) = change.and_then(|c: usize| self.changes.get_mut(c)) {
+            count.1 = count.1.saturating_add(1);
+        }
+        let fabric = Arc::clone(&self.fabric);
+        let incident = self.incidents.get_mut(&number)?;
+        let urgent = incident.apply(now, event, &fabric);
+        self.mark(number, urgent);
+        if urgent {
+            self.forget_oldest();
+        }
+        self.incidents.get(&number).filter(|_| urgent)
+    }
+
+    fn begin(&mut self, now: Nanos, verdict: &Verdict) -> u64 {
+        let number = self.next_number;
+        self.next_number = self.next_number.saturating_add(1);
+        self.incidents.insert(number, Incident::new(number, now, verdict, &self.fabric));
+        self.by_verdict.insert(verdict.id.0, number);
+        number
+    }
+
+    fn forget_oldest(&mut self) {
+        let closed = self.incidents.values().filter(|i| !i.is_open()).count();
+        if closed <= CLOSED_MAX {
+            return;
+        }
+        let oldest = self.incidents.values().find(|i| !i.is_open()).map(|i| (i.number, i.verdict_id));
+        if let Some((number, verdict)) = oldest {
+            self.incidents.remove(&number);
+            if self.by_verdict.get(&verdict) == Some(&number) {
+                self.by_verdict.remove(&verdict);
+            }
+            self.dirty.remove(&number);
+            self.forgotten.push(number);
+            self.forgotten_total = self.forgotten_total.saturating_add(1);
+        }
+    }
+
+    /// Writes what must not wait, before anybody can ask for it.
+    pub(crate) fn settle(&mut self) {
+        if self.urgent
+            && let Err(e) = self.flush()
+        {
+            tracing::error!(error = %e, "incidents are not on disk; trying again every second");
+        }
+    }
+
+    /// Writes everything that changed.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+        if self.dirty.is_empty() && self.forgotten.is_empty() {
+            return Ok(());
+        }
+        if let Some(store) = &self.store {
+            let changed = self.dirty.iter().filter_map(|n| self.incidents.get(n));
+            if let Err(e) = store.save(changed, self.next_number, &self.forgotten) {
+                self.store_error = Some(e.clone());
+                return Err(e);
+            }
+        }
+        self.store_error = None;
+        self.urgent = false;
+        self.dirty.clear();
+        self.forgotten.clear();
+        Ok(())
+    }
+
+    /// Remembers an agent on disk.
+    pub(crate) fn know_agent(&mut self, host: HostId, now: Nanos) {
+        self.keep(|store| store.know_agent(host, now));
+    }
+
+    /// Forgets an agent that left in order.
+    pub(crate) fn forget_agent(&mut self, host: HostId) {
+        self.keep(|store| store.forget_agent(host));
+    }
+
+    fn keep(&mut self, write: impl Fn(&Store) -> Result<(), StoreError>) {
+        if let Some(store) = &self.store
+            && let Err(e) = write(store)
+        {
+            tracing::error!(error = %e, "the list of agents is not on disk");
+            self.store_error = Some(e);
+        }
+    }
+
+    /// Writes down what a person thought. `None` where there is no such incident; an error where it could not be
+    /// written.
+    pub(crate) fn label(
+        &mut self,
+        now: Nanos,
+        number: u64,
+        judgement: Judgement,
+        note: String,
+    ) -> Option<Result<&Incident, StoreError>> {
+        let incident = self.incidents.get_mut(&number)?;
+        incident.label = Some(Label { judgement, note, at_ns: now.0 });
+        incident.note(now, Change::Labelled);
+        self.mark(number, true);
+        if let Err(e) = self.flush() {
+            return Some(Err(e));
+        }
+        self.incidents.get(&number).map(Ok)
+    }
+
+    pub(crate) fn get(&self, number: u64) -> Option<&Incident> {
+        self.incidents.get(&number)
+    }
+
+    /// Open before closed, most confident first, newest first.
+    pub(crate) fn ordered(&self) -> Vec<&Incident> {
+        let mut all: Vec<&Incident> = self.incidents.values().collect();
+        all.sort_by(|a, b| {
+            b.is_open()
+                .cmp(&a.is_open())
+                .then(b.confidence.total_cmp(&a.confidence))
+                .then(b.last_seen_ns.cmp(&a.last_seen_ns))
+                .then(b.number.cmp(&a.number))
+        });
+        all
+    }
+
+    pub(crate) fn open_count(&self) -> u64 {
+        self.incidents.values().filter(|i| i.is_open()).count() as u64
+    }
+
+    pub(crate) fn forgotten_total(&self) -> u64 {
+        self.forgotten_total
+    }
+
+    /// How many incidents were opened, closed and reopened since the start.
+    pub(crate) fn changes(&self) -> [(&'static str, u64); 3] {
+        self.changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{a_fabric, a_verdict};
+
+    #[test]
+    fn one_fault_is_one_incident() {
+        let mut book = Book::in_memory(a_fabric());
+        let at = Nanos::from_secs;
+        let v = a_verdict(7);
+        assert_eq!(book.take(at(1), &Event::Opened(v.clone())).map(Incident::id).as_deref(), Some("inc-1"));
+        assert!(book.take(at(2), &Event::Updated(v.clone())).is_none());
+        assert!(book.take(at(3), &Event::Opened(v.clone())).is_some(), "opened twice is the same incident");
+        let closed = Verdict { closed_at: Some(at(4)), ..v.clone() };
+        book.take(at(4), &Event::Closed(closed.clone()));
+        assert_eq!(book.open_count(), 0);
+        book.take(at(5), &Event::Reopened(v.clone()));
+        assert_eq!((book.open_count(), book.ordered().len()), (1, 1));
+        assert_eq!(book.get(1).map(|i| i.times_reopened), Some(1));
+        book.take(at(6), &Event::Closed(closed));
+        book.take(at(7), &Event::Opened(v));
+        assert_eq!((book.open_count(), book.ordered().len()), (1, 2), "a new fault under an old id is new");
+        let texts: Vec<_> = book.get(1).unwrap().timeline.iter().map(|e| e.text.clone()).collect();
+        insta::assert_snapshot!(texts.join("\n"), @r#"
+        loss of 1.0 % on link p0-leaf1:p0-spine0, confidence 0.97
+        loss of 1.0 % on link p0-leaf1:p0-spine0, confidence 0.97
+        healed: packets cross it unhurt again
+        loss of 1.0 % on link p0-leaf1:p0-spine0, confidence 0.97
+        healed: packets cross it unhurt again
+        "#);
+    }
+
+    #[test]
+    fn a_restart_keeps_the_book() {
+        let dir = crate::tests::a_directory("book");
+        let at = Nanos::from_secs;
+        let verdict = a_verdict(7);
+        {
+            let (store, loaded) = Store::open(&dir).unwrap();
+            let (mut book, agents) = Book::open(a_fabric(), store, loaded, at(1)).unwrap();
+            assert_eq!(agents, []);
+            book.know_agent(HostId(3), at(1));
+            book.take(at(1), &Event::Opened(verdict.clone()));
+            book.settle();
+            assert!(book.label(at(2), 1, Judgement::Right, "saw it".to_owned()).unwrap().is_ok());
+            assert!(book.label(at(2), 9, Judgement::Right, String::new()).is_none());
+            assert!(matches!(Store::open(&dir), Err(StoreError::InUse { .. })));
+        }
+        let (store, loaded) = Store::open(&dir).unwrap();
+        let (mut book, agents) = Book::open(a_fabric(), store, loaded, at(3)).unwrap();
+        assert_eq!(agents, [HostId(3)]);
+        assert_eq!(book.to_restore(at(3), Nanos::from_secs(600)), [verdict.clone()]);
+        assert_eq!(book.get(1).and_then(|i| i.label.as_ref()).map(|l| l.note.as_str()), Some("saw it"));
+        book.take(at(4), &Event::Updated(verdict));
+        let other = a_verdict(8);
+        book.take(at(5), &Event::Opened(other));
+        assert_eq!(book.ordered().len(), 2, "continued, not doubled, and numbers go on");
+    }
+
+    #[test]
+    fn another_fabric_closes_what_was_open() {
+        let dir = crate::tests::a_directory("book-fabric");
+        let at = Nanos::from_secs;
+        {
+            let (store, loaded) = Store::open(&dir).unwrap();
+            let (mut book, _) = Book::open(a_fabric(), store, loaded, at(1)).unwrap();
+            book.take(at(1), &Event::Opened(a_verdict(7)));
+            book.settle();
+        }
+        let mut other = Fabric::clone(&a_fabric());
+        other.epoch = wire::Epoch(1);
+        let (store, loaded) = Store::open(&dir).unwrap();
+        let (mut book, _) = Book::open(Arc::new(other), store, loaded, at(3)).unwrap();
+        assert_eq!(book.open_count(), 0);
+        assert_eq!(book.to_restore(at(3), Nanos::MAX), []);
+    }
+
+    #[test]
+    fn a_store_of_a_newer_hub_is_left_alone() {
+        let dir = crate::tests::a_directory("book-newer");
+        drop(Store::open(&dir).unwrap());
+        {
+            let db = redb::Database::create(Store::file(&dir)).unwrap();
+            let write = db.begin_write().unwrap();
+            let table = redb::TableDefinition::<&str, u64>::new("meta");
+            write.open_table(table).unwrap().insert("format", 99).unwrap();
+            write.commit().unwrap();
+        }
+        let got = Store::open(&dir).err();
+        assert!(
+            matches!(got, Some(StoreError::Newer { got: 99, known: crate::store::FORMAT, .. })),
+            "{got:?}"
+        );
+    }
+}

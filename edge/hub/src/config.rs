@@ -1,0 +1,73 @@
+//! What a hub needs to know before it starts. `app` fills it from arguments and files.
+
+use fabric::Fabric;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Settings of one hub.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The fabric that is watched.
+    pub fabric: Arc<Fabric>,
+    /// Where `incidents.redb` is kept. Made if it is not there.
+    pub data: PathBuf,
+    /// Where agents connect, default 127.0.0.1 and a free port.
+    pub grpc: SocketAddr,
+    /// Where questions are answered, default 127.0.0.1 and a free port.
+    pub http: SocketAddr,
+    /// Serve HTTP, which has neither encryption nor passwords, on an address others can reach. Default false.
+    pub http_insecure: bool,
+    /// The hub's certificate chain, PEM.
+    pub cert_pem: String,
+    /// Its private key, PEM.
+    pub key_pem: String,
+    /// The authority that agents' certificates must come from, PEM.
+    pub ca_pem: String,
+    /// Record every batch taken to this file.
+    pub record: Option<PathBuf>,
+    /// Probes a second of one host, over all its planes, default 400.
+    pub packets_per_second: u32,
+    /// Length of the agents' windows, 100 ms to 1 s, default 500 ms.
+    pub window: Duration,
+    /// A probe unanswered so long is lost, default 1 s.
+    pub probe_timeout: Duration,
+    /// An agent that was there and has not been heard of for this long is silent, default 2 s.
+    pub silent_after: Duration,
+    /// After a start, how long agents known from before may take to come back before they count as silent,
+    /// default 15 s.
+    pub return_grace: Duration,
+    /// Batches and questions waiting for the desk, default 4,096. More are dropped and counted.
+    pub queue: usize,
+    /// HTTP connections at a time, default 256.
+    pub http_connections: usize,
+    /// Settings of the diagnosis.
+    pub diagnose: diagnose::Config,
+}
+
+impl Config {
+    /// Defaults for a fabric, with no certificates yet and data in `data`.
+    pub fn new(fabric: Arc<Fabric>, data: PathBuf) -> Self {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Config {
+            fabric,
+            data,
+            grpc: loopback,
+            http: loopback,
+            http_insecure: false,
+            cert_pem: String::new(),
+            key_pem: String::new(),
+            ca_pem: String::new(),
+            record: None,
+            packets_per_second: 400,
+            window: Duration::from_millis(500),
+            probe_timeout: Duration::from_secs(1),
+            silent_after: Duration::from_secs(2),
+            return_grace: Duration::from_secs(15),
+            queue: 4_096,
+            http_connections: 256,
+            diagnose: diagnose::Config::default(),
+        }
+    }
+}

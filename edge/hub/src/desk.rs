@@ -1,0 +1,249 @@
+//! The desk: the one thread that decides. It owns the diagnosis and the incident book, writes the recording, and
+//! answers questions about all three.
+//!
+//! How: one bounded queue of batches and questions; between them it runs the engine's timeouts, and once a second it
+//! looks for silent agents and writes refinements to disk.
+//! Invariants: inputs are stamped with a clock that never runs backwards; a batch that finds the queue full is
+//! counted as lost, a question is refused.
+
+use crate::agents::Agents;
+use crate::diagnosis::{Diagnosis, Fed};
+use crate::metrics::Metrics;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use wire::proto::{Batch, ComponentColumns};
+use wire::{Component, ComponentObservation, Counter, HostId, Nanos, Window};
+
+const TICK: Nanos = Nanos::from_secs(1);
+/// A question unanswered so long is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) type Question = Box<dyn FnOnce(&mut Desk) + Send>;
+
+pub(crate) enum Input {
+    Batch { host: HostId, batch: Box<Batch> },
+    Ask(Question),
+    KnowAgent(HostId),
+    ForgetAgent(HostId),
+    Stop,
+}
+
+/// The desk had no time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+/// How the rest of the hub reaches the desk.
+#[derive(Clone)]
+pub(crate) struct DeskHandle {
+    inputs: SyncSender<Input>,
+    metrics: Arc<Metrics>,
+}
+
+impl DeskHandle {
+    pub(crate) fn new(inputs: SyncSender<Input>, metrics: Arc<Metrics>) -> Self {
+        DeskHandle { inputs, metrics }
+    }
+
+    /// Hands over a batch; its observations are counted as lost where there is no room.
+    pub(crate) fn batch(&self, host: HostId, batch: Batch) {
+        let rows = wire::batch::rows(&batch);
+        let refused = match self.inputs.try_send(Input::Batch { host, batch: Box::new(batch) }) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => "queue_full",
+            Err(TrySendError::Disconnected(_)) => "stopping",
+        };
+        self.metrics.lose(refused, rows);
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Desk) -> R + Send + 'static,
+    ) -> Result<R, Busy> {
+        let (answer, answered) = oneshot::channel();
+        let ask = Input::Ask(Box::new(move |desk| {
+            // Whoever asked may have gone.
+            let _ = answer.send(question(desk));
+        }));
+        let got = match self.inputs.try_send(ask) {
+            Ok(()) => tokio::time::timeout(PATIENCE, answered).await.ok().and_then(Result::ok),
+            Err(_) => None,
+        };
+        got.ok_or_else(|| {
+            self.metrics.questions_refused.inc();
+            Busy
+        })
+    }
+
+    /// Tells the desk about an agent that is new, or that left. Lost only where the queue is full; the next Hello
+    /// says it again.
+    pub(crate) fn tell(&self, input: Input) {
+        let _ = self.inputs.try_send(input);
+    }
+
+    /// Asks the desk to end after what is in the queue. Blocks while the queue is full.
+    pub(crate) fn stop(&self) {
+        let _ = self.inputs.send(Input::Stop);
+    }
+}
+
+/// The recording being written.
+pub(crate) struct Recorder {
+    file: BufWriter<File>,
+    bytes: Vec<u8>,
+}
+
+impl Recorder {
+    pub(crate) fn begin(file: File, fabric_toml: &str, context: &str) -> std::io::Result<Self> {
+        let mut bytes = Vec::new();
+        wire::record::write_header(&mut bytes, fabric_toml, context);
+        let mut file = BufWriter::with_capacity(1 << 16, file);
+        file.write_all(&bytes)?;
+        file.flush()?;
+        Ok(Recorder { file, bytes })
+    }
+
+    fn write(&mut self, now: Nanos, host: HostId, batch: &Batch) -> std::io::Result<u64> {
+        self.bytes.clear();
+        wire::record::write_record(&mut self.bytes, now, host, batch);
+        self.file.write_all(&self.bytes)?;
+        Ok(self.bytes.len() as u64)
+    }
+}
+
+pub(crate) struct Desk {
+    pub(crate) diagnosis: Diagnosis,
+    pub(crate) agents: Arc<Mutex<Agents>>,
+    metrics: Arc<Metrics>,
+    recorder: Option<Recorder>,
+    silent_after: Duration,
+    pub(crate) silent: Vec<HostId>,
+    next_tick: Nanos,
+    clock: fn() -> Nanos,
+}
+
+impl Desk {
+    pub(crate) fn new(
+        diagnosis: Diagnosis,
+        agents: Arc<Mutex<Agents>>,
+        metrics: Arc<Metrics>,
+        recorder: Option<Recorder>,
+        silent_after: Duration,
+        clock: fn() -> Nanos,
+    ) -> Self {
+        let next_tick = clock() + TICK;
+        Desk { diagnosis, agents, metrics, recorder, silent_after, silent: Vec::new(), next_tick, clock }
+    }
+
+    /// Works until told to stop or nobody is left to ask.
+    pub(crate) fn run(mut self, inputs: &Receiver<Input>) {
+        loop {
+            let now = (self.clock)();
+            let due = self.diagnosis.engine.next_timeout().map_or(self.next_tick, |t| t.min(self.next_tick));
+            let input = match inputs.recv_timeout(Duration::from_nanos(due.since(now).0)) {
+                Ok(input) => Some(input),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let now = (self.clock)().max(self.diagnosis.now);
+            self.diagnosis.advance(now);
+            if now >= self.next_tick {
+                self.tick(now);
+                self.next_tick = now + TICK;
+            }
+            match input {
+                Some(Input::Batch { host, batch }) => self.take(now, host, &batch),
+                Some(Input::Ask(question)) => question(&mut self),
+                Some(Input::KnowAgent(host)) => self.diagnosis.book.know_agent(host, now),
+                Some(Input::ForgetAgent(host)) => self.diagnosis.book.forget_agent(host),
+                Some(Input::Stop) => break,
+                None => {}
+            }
+        }
+        self.end();
+    }
+
+    fn take(&mut self, now: Nanos, host: HostId, batch: &Batch) {
+        self.record(now, host, batch);
+        let fed: Fed = self.diagnosis.feed(now, host, batch);
+        self.metrics.observations_stored.inc_by(fed.stored);
+        for (reason, rows) in fed.dropped {
+            self.metrics.lose(reason, rows);
+        }
+    }
+
+    fn record(&mut self, now: Nanos, host: HostId, batch: &Batch) {
+        let Some(recorder) = &mut self.recorder else { return };
+        match recorder.write(now, host, batch) {
+            Ok(bytes) => {
+                self.metrics.record_bytes.inc_by(bytes);
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "the recording ends here");
+                self.metrics.record_failures.inc();
+                self.recorder = None;
+            }
+        }
+    }
+
+    /// What is done once a second.
+    fn tick(&mut self, now: Nanos) {
+        let silent =
+            self.agents.lock().unwrap_or_else(PoisonError::into_inner).silent(now, self.silent_after);
+        self.silent = silent.iter().map(|s| s.0).collect();
+        let epoch = self.diagnosis.engine.fabric().epoch;
+        for (host, seconds) in silent {
+            // A batch like any other, so that a recording holds it too.
+            let mut columns = ComponentColumns::default();
+            wire::batch::push_component(
+                &mut columns,
+                &ComponentObservation {
+                    window: Window { start: now.since(TICK), length: TICK },
+                    producer: host,
+                    epoch,
+                    component: Component::Host(host),
+                    counter: Counter::AgentSilent,
+                    delta: seconds,
+                    of: 0,
+                    size_ns: 0,
+                },
+            );
+            let batch = Batch {
+                version: wire::batch::PROTOCOL_VERSION,
+                fabric_epoch: epoch.0,
+                components: Some(columns),
+                ..Batch::default()
+            };
+            self.metrics.observations_sent.inc();
+            self.take(now, host, &batch);
+        }
+        if let Err(e) = self.diagnosis.book.flush() {
+            tracing::error!(error = %e, "incidents are not on disk; trying again every second");
+        }
+        if let Some(recorder) = &mut self.recorder
+            && let Err(e) = recorder.file.flush()
+        {
+            tracing::error!(error = %e, "the recording ends here");
+            self.metrics.record_failures.inc();
+            self.recorder = None;
+        }
+    }
+
+    fn end(&mut self) {
+        // An empty batch says how far time had gone, so that a replay runs the same timeouts.
+        let now = self.diagnosis.now;
+        self.record(now, HostId(0), &Batch::default());
+        if let Some(recorder) = &mut self.recorder
+            && let Err(e) = recorder.file.flush()
+        {
+            tracing::error!(error = %e, "the end of the recording is not on disk");
+        }
+        if let Err(e) = self.diagnosis.book.flush() {
+            tracing::error!(error = %e, "the last refinements of incidents are not on disk");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Starting, serving and stopping.
+//!
+//! How: everything that can fail is tried before anything is announced: the store is opened, certificates are
+//! read, both listeners are bound. Then the desk's thread starts and the two servers run until told to stop.
+//! Invariants: after [`serve`] returns, the last refinements and the recording's end are on disk.
+
+use crate::agents::Agents;
+use crate::api;
+use crate::book::Book;
+use crate::config::Config;
+use crate::desk::{Desk, DeskHandle, Recorder};
+use crate::diagnosis::Diagnosis;
+use crate::error::HubError;
+use crate::http;
+use crate::ingest::{IngestService, MESSAGE_BYTES_MAX, Probing};
+use crate::metrics::Metrics;
+use crate::replay::Context;
+use crate::rpc::ingest_server::IngestServer;
+use crate::store::Store;
+use std::fs::File;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use wire::Nanos;
+
+/// Open connections get this long to finish at a stop.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+/// Where a hub listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// For agents.
+    pub grpc: SocketAddr,
+    /// For people and programs.
+    pub http: SocketAddr,
+}
+
+async fn listen(what: &'static str, addr: SocketAddr) -> Result<(TcpListener, SocketAddr), HubError> {
+    let failed = |e: std::io::Error| HubError::Listen { what, addr, kind: e.kind() };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn desk(config: &Config, agents: &Arc<Mutex<Agents>>, metrics: &Arc<Metrics>) -> Result<Desk, HubError> {
+    let now = crate::wall();
+    let (store, loaded) = Store::open(&config.data)?;
+    let (mut book, known_agents) = Book::open(Arc::clone(&config.fabric), store, loaded, now)?;
+    let grace = u64::try_from(config.return_grace.as_nanos()).unwrap_or(u64::MAX);
+    agents
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .excuse(&known_agents, now + Nanos(grace));
+    let known = book.to_restore(now, config.diagnose.reopen_within);
+    let recorder = match &config.record {
+        None => None,
+        Some(path) => {
+            let failed = |e: std::io::Error| HubError::File { path: path.clone(), kind: e.kind() };
+            let context = Context {
+                now_ns: now.0,
+                false_alarms_per_day: config.diagnose.false_alarms_per_day,
+                window_ns: config.diagnose.window.0,
+                known: book.restorable(now, config.diagnose.reopen_within).cloned().collect(),
+            };
+            let context = serde_json::to_string(&context).unwrap_or_default();
+            let file = File::create(path).map_err(failed)?;
+            Some(Recorder::begin(file, &config.fabric.to_toml(), &context).map_err(failed)?)
+        }
+    };
+    let diagnosis = Diagnosis::new(Arc::clone(&config.fabric), config.diagnose, book, &known);
+    Ok(Desk::new(
+        diagnosis,
+        Arc::clone(agents),
+        Arc::clone(metrics),
+        recorder,
+        config.silent_after,
+        crate::wall,
+    ))
+}
+
+/// Serves until `stop` is done. `ready` is called once both listeners answer.
+pub async fn serve(
+    config: Config,
+    ready: impl FnOnce(Bound) + Send,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), HubError> {
+    if !config.http.ip().is_loopback() && !config.http_insecure {
+        return Err(HubError::NotLoopback { addr: config.http });
+    }
+    let tls = |e: tonic::transport::Error| HubError::Tls { reason: chain(&e) };
+    let server = Server::builder()
+        .tls_config(
+            ServerTlsConfig::new()
+                .identity(Identity::from_pem(&config.cert_pem, &config.key_pem))
+                .client_ca_root(Certificate::from_pem(&config.ca_pem)),
+        )
+        .map_err(tls)?
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .concurrency_limit_per_connection(4);
+    let (grpc, grpc_addr) = listen("agents", config.grpc).await?;
+    let (web, http_addr) = listen("HTTP", config.http).await?;
+
+    let metrics = Arc::new(Metrics::new());
+    let agents = Arc::new(Mutex::new(Agents::default()));
+    let desk = desk(&config, &agents, &metrics)?;
+    let (inputs, queue) = sync_channel(config.queue.max(1));
+    let handle = DeskHandle::new(inputs, Arc::clone(&metrics));
+    let thread = std::thread::Builder::new()
+        .name("desk".to_owned())
+        .spawn(move || desk.run(&queue))
+        .map_err(|e| HubError::Ended { what: "desk", reason: e.to_string() })?;
+
+    let (stopping_tx, stopping) = watch::channel(false);
+    let ingest = IngestServer::new(IngestService {
+        fabric: Arc::clone(&config.fabric),
+        probing: Probing {
+            packets_per_second: config.packets_per_second,
+            window: config.window,
+            timeout: config.probe_timeout,
+        },
+        agents: Arc::clone(&agents),
+        desk: handle.clone(),
+        metrics: Arc::clone(&metrics),
+        stopping: stopping.clone(),
+    })
+    .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let until = |mut stopping: watch::Receiver<bool>| async move {
+        // An error means the sender is gone, which is a stop as well.
+        let _ = stopping.wait_for(|&s| s).await;
+    };
+    let grpc_server = server.serve_with_incoming_shutdown(
+        ingest,
+        TcpIncoming::from(grpc).with_nodelay(Some(true)),
+        until(stopping.clone()),
+    );
+    let state = api::Api {
+        fabric: Arc::clone(&config.fabric),
+        desk: handle.clone(),
+        agents,
+        metrics: Arc::clone(&metrics),
+        silent_after: config.silent_after,
+    };
+    let http_server =
+        axum::serve(http::Limited::new(web, config.http_connections), http::limited(api::router(state)))
+            .with_graceful_shutdown(until(stopping));
+
+    let mut grpc_task = tokio::spawn(grpc_server);
+    let mut http_task = tokio::spawn(async move { http_server.await });
+    ready(Bound { grpc: grpc_addr, http: http_addr });
+    tracing::info!(grpc = %grpc_addr, http = %http_addr, fabric = config.fabric.name, "hub serves");
+
+    let outcome = tokio::select! {
+        () = stop => Ok(()),
+        ended = &mut grpc_task => Err(HubError::Ended { what: "gRPC", reason: format!("{ended:?}") }),
+        ended = &mut http_task => Err(HubError::Ended { what: "HTTP", reason: format!("{ended:?}") }),
+    };
+    tracing::info!("hub stops");
+    // Nobody may be listening any more, which is fine.
+    let _ = stopping_tx.send(true);
+    let _ = tokio::time::timeout(STOP_WITHIN, async {
+        if !grpc_task.is_finished() {
+            let _ = (&mut grpc_task).await;
+        }
+        if !http_task.is_finished() {
+            let _ = (&mut http_task).await;
+        }
+    })
+    .await;
+    grpc_task.abort();
+    http_task.abort();
+    let joined = tokio::task::spawn_blocking(move || {
+        handle.stop();
+        thread.join().is_ok()
+    })
+    .await;
+    match joined {
+        Ok(true) => outcome,
+        _ => Err(HubError::Ended { what: "desk", reason: "its thread panicked".to_owned() }),
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut out = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        out.push_str(": ");
+        out.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    out
+}
