@@ -12,16 +12,21 @@
 pub mod bpf;
 pub mod capabilities;
 pub mod caps;
+mod cmsg;
 mod error;
 pub mod genl;
 pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod offload;
+pub mod poll;
 pub mod process;
+pub mod raw;
 pub mod route;
 pub mod sysctl;
 pub mod tap;
 pub mod tc;
+pub mod timestamp;
+pub mod udp;
 
 pub use error::{Errno, Error, Result};
