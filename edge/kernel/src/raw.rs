@@ -24,13 +24,13 @@ impl RawSocket {
     }
     /// Sends as many of the batch as the kernel takes. How many that were.
     pub fn send(&self, batch: &mut Outgoing) -> Result<usize> {
-        batch.send_plain(self.0.as_fd())
+        batch.send(self.0.as_fd())
     }
 }
 
-/// The route of a whole packet: its first header's destination.
-pub fn whole(first_destination: Ipv6Addr) -> Route {
-    Route { to: SocketAddrV6::new(first_destination, 0, 0, 0), from: None, traffic_class: 0, flow_label: 0 }
+/// The route of a whole packet: its first header's destination, and the source address where rules look at it.
+pub fn whole(first_destination: Ipv6Addr, from: Option<Ipv6Addr>) -> Route {
+    Route { to: SocketAddrV6::new(first_destination, 0, 0, 0), from, traffic_class: 0, flow_label: 0 }
 }
 
 /// Receives ICMPv6 "time exceeded", and nothing else.

@@ -357,8 +357,8 @@ impl Outgoing {
     }
 
     /// Sends from the front until all are gone or the kernel takes no more; what is left is dropped by
-    /// [`Outgoing::clear`]. Control messages go along only where `plain` is false.
-    fn send_from(&mut self, fd: BorrowedFd<'_>, plain: bool) -> Result<usize> {
+    /// [`Outgoing::clear`].
+    pub(crate) fn send(&mut self, fd: BorrowedFd<'_>) -> Result<usize> {
         let count = self.ends.len();
         let mut sent = 0;
         let mut names: Vec<libc::sockaddr_in6> = Vec::with_capacity(BATCH);
@@ -374,7 +374,7 @@ impl Outgoing {
             for i in some.clone() {
                 let route = &self.routes[i];
                 names.push(sockaddr(&route.to));
-                controls.push(if plain { Writer::new() } else { control(route) });
+                controls.push(control(route));
                 let start = if i == 0 { 0 } else { self.ends[i - 1] };
                 let packet = &mut self.data[start..self.ends[i]];
                 pieces.push(libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() });
@@ -427,14 +427,6 @@ impl Outgoing {
             sent += n as usize;
         }
         Ok(sent - self.routes.iter().take(sent).filter(|r| r.flow_label & REFUSED != 0).count())
-    }
-
-    pub(crate) fn send(&mut self, fd: BorrowedFd<'_>) -> Result<usize> {
-        self.send_from(fd, false)
-    }
-
-    pub(crate) fn send_plain(&mut self, fd: BorrowedFd<'_>) -> Result<usize> {
-        self.send_from(fd, true)
     }
 }
 

@@ -96,10 +96,10 @@ impl Way {
         let arrived = self.sent.saturating_sub(self.lost);
         self.delays.summary(clock, arrived)
     }
-    /// An answer says by which path this way went.
+    /// An answer says by which path this way went, or says nothing.
     pub(crate) fn took(&mut self, path: Option<PathId>) {
         match (self.path, path) {
-            (_, None) => self.mixed = true,
+            (_, None) => {}
             (None, _) => self.path = path,
             (Some(a), Some(b)) if a != b => self.mixed = true,
             _ => {}

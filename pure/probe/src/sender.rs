@@ -20,7 +20,7 @@ use crate::counters::{Counters, Dropped};
 use crate::packet::PROBE_BYTES_MIN;
 use crate::plan::{Plan, Slot};
 use crate::session::{Limits, Match, Session, Settled};
-use crate::trace::{LabelSearch, Track};
+use crate::trace::{PathKnowledge, Track};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -36,6 +36,8 @@ pub const SLOTS_MAX: usize = 2_048;
 const EVENTS_MAX: usize = 16_384;
 /// Sessions of older plans and labels whose answers are still recognised.
 const OLD_MAX: usize = 512;
+/// Trace probes waiting: few at a time, for switches answer few.
+const TRACES_MAX: usize = 12;
 /// Flow labels a slot goes through in srv6 mode, one a window.
 const LABELS: u64 = 8;
 
@@ -130,9 +132,7 @@ struct SlotState {
     forward: Baseline,
     backward: Baseline,
     offset: Offset,
-    search: LabelSearch,
-    forward_track: Track,
-    backward_track: Track,
+    paths: PathKnowledge,
     clock: ClockQuality,
 }
 
@@ -211,6 +211,8 @@ pub struct Sender {
     sequence: u64,
     counters: Counters,
     settled: Vec<Settled>,
+    /// Slots and hop limits to trace.
+    traces: VecDeque<(u32, u8)>,
 }
 
 /// A number that looks random and is not (splitmix64).
@@ -257,6 +259,7 @@ impl Sender {
             sequence: 0,
             counters: Counters::default(),
             settled: Vec::new(),
+            traces: VecDeque::new(),
         }
     }
 
@@ -272,6 +275,7 @@ impl Sender {
         self.retire_all(before.values().flatten().map(|s| s.ssid).collect());
         self.slots.clear();
         self.train = None;
+        self.traces.clear();
         for &slot in &plan.slots {
             let kept = before.get_mut(&slot).and_then(Vec::pop);
             let index = self.slots.len() as u32;
@@ -346,9 +350,7 @@ impl Sender {
             forward: Baseline::default(),
             backward: Baseline::default(),
             offset: Offset::default(),
-            search: LabelSearch::new(label(self.config.seed ^ slot.path.0 ^ u64::from(index) << 48)),
-            forward_track: Track::default(),
-            backward_track: Track::default(),
+            paths: PathKnowledge::new(label(self.config.seed ^ slot.path.0 ^ u64::from(index) << 48)),
             clock: self.config.clock.unwrap_or(ClockQuality::Free),
         })
     }
@@ -396,26 +398,14 @@ impl Sender {
         let flow_label = if srv6 {
             label(seed ^ u64::from(index) << 32 ^ (window + u64::from(index)) % LABELS)
         } else {
-            s.search.flow_label
+            s.paths.search.flow_label
         };
         let sequence = s.session.sent(now, &mut self.settled);
         s.windows.at(window, flow_label);
-        let probe = Probe {
-            slot: index,
-            ssid: s.ssid,
-            sequence,
-            t1: now,
-            from: s.from,
-            to: s.to,
-            path: s.slot.path,
-            back: s.slot.back,
-            flow_label,
-            class: s.slot.class,
-            size: s.slot.size,
-        };
         self.tally_settled(index);
         self.counters.add("probes_sent", 1);
-        Some(probe)
+        let s = self.slots.get(index as usize)?;
+        Some(self.probe(index, s, now, sequence, flow_label))
     }
 
     /// Begins the next slot's train if it is time.
@@ -530,7 +520,7 @@ impl Sender {
             s.forward.judge(forward, &mut self.noise_forward),
             s.backward.judge(backward, &mut self.noise_backward),
         );
-        let tally = s.windows.at(window, s.search.flow_label);
+        let tally = s.windows.at(window, s.paths.search.flow_label);
         if let Some(j) = judged.0 {
             tally.forward.delays.add(forward, j);
         }
@@ -548,37 +538,85 @@ impl Sender {
         }
         let window = reply.t1.0 / self.plan.window.0.max(1);
         let Some(s) = self.slots.get_mut(index as usize) else { return };
-        let tally = s.windows.at(window, s.search.flow_label);
+        let tally = s.windows.at(window, s.paths.search.flow_label);
         tally.forward.took(reply.forward_path);
         tally.backward.took(reply.backward_path);
-        for (track, path) in
-            [(&mut s.forward_track, reply.forward_path), (&mut s.backward_track, reply.backward_path)]
-        {
-            if track.confirm(reply.t1, path) {
-                self.last_change = self.last_change.max(reply.t1);
-                self.counters.add("path_changes", 1);
-            }
+        if s.paths.answered(reply.t1, reply.forward_path, reply.backward_path) {
+            self.last_change = self.last_change.max(reply.t1);
+            self.counters.add("path_changes", 1);
         }
-        let wanted = s.slot.path;
-        let lane = |p: Option<PathId>| p.and_then(|p| self.fabric.path_parts(p)).map(|(_, _, lane)| lane);
-        let fits = reply.forward_path.is_none() || lane(reply.forward_path) == lane(Some(wanted));
-        if !fits && s.session.unsettled() == 0 && s.search.next(self.fabric.lanes()) {
-            let flow_label = label(self.config.seed ^ wanted.0 ^ u64::from(s.search.tries) << 40);
-            s.search.flow_label = flow_label;
-            s.forward_track = Track::default();
-            s.backward_track = Track::default();
-            s.forward = Baseline::default();
-            s.backward = Baseline::default();
-            let old = s.ssid;
-            let ssid = self.new_ssid();
+        if let Some(path) = reply.forward_path {
+            self.seek(index, path);
+        }
+    }
+
+    /// Tries another flow label where this one leads by another lane than the slot wants.
+    fn seek(&mut self, index: u32, found: PathId) {
+        let lane = |p: PathId| self.fabric.path_parts(p).map(|(_, _, lane)| lane);
+        let Some(s) = self.slots.get_mut(index as usize) else { return };
+        let fits = lane(found) == lane(s.slot.path);
+        if fits || s.session.unsettled() > 0 || !s.paths.search.next(self.fabric.lanes()) {
+            return;
+        }
+        let tries = s.paths.search.tries;
+        let flow_label =
+            label(self.config.seed ^ s.slot.path.0 ^ u64::from(index) << 48 ^ u64::from(tries) << 32);
+        let ssid = self.new_ssid();
+        if let Some(old) = self.slots.get(index as usize).map(|s| s.ssid) {
             self.retire(old);
-            self.by_ssid.insert(ssid, index);
-            let first = mix(self.config.seed ^ u64::from(ssid)) as u32;
-            if let Some(s) = self.slots.get_mut(index as usize) {
-                s.ssid = ssid;
-                s.session = Session::new(first);
-            }
-            self.counters.add("flow_labels_tried", 1);
+        }
+        self.by_ssid.insert(ssid, index);
+        self.counters.add("flow_labels_tried", 1);
+        let first = mix(self.config.seed ^ u64::from(ssid)) as u32;
+        let Some(s) = self.slots.get_mut(index as usize) else { return };
+        s.ssid = ssid;
+        s.session = Session::new(first);
+        s.paths = PathKnowledge::new(flow_label);
+        s.paths.search.tries = tries;
+        s.forward = Baseline::default();
+        s.backward = Baseline::default();
+    }
+
+    /// In ecmp mode without in-band telemetry: the next probe to send with a small hop limit, so that the switch it
+    /// ends at says its name.
+    pub fn poll_trace(&mut self, now: Nanos) -> Option<(Probe, u8)> {
+        let (index, hop_limit) = self.traces.pop_front()?;
+        let s = self.slots.get(index as usize)?;
+        self.counters.add("trace_probes_sent", 1);
+        let flow_label = s.paths.search.flow_label;
+        Some((self.probe(index, s, now, 0, flow_label), hop_limit))
+    }
+
+    /// A switch said that a probe of this session, sent with this hop limit, ended at it.
+    pub fn handle_time_exceeded(&mut self, now: Nanos, ssid: u16, hop_limit: u8, by: core::net::Ipv6Addr) {
+        let Some(&index) = self.by_ssid.get(&ssid) else {
+            self.counters.drop(Dropped::WrongSession);
+            return;
+        };
+        let Some(s) = self.slots.get_mut(index as usize) else { return };
+        let Some((begun, path)) = s.paths.heard(&self.fabric, hop_limit, by) else { return };
+        self.counters.add("paths_traced", 1);
+        // known from the moment the trace began: what the hops said was so then at the earliest
+        if s.paths.forward.confirm(begun, path) {
+            self.last_change = self.last_change.max(now);
+            self.counters.add("path_changes", 1);
+        }
+        self.seek(index, path);
+    }
+
+    fn probe(&self, index: u32, s: &SlotState, now: Nanos, sequence: u32, flow_label: u32) -> Probe {
+        Probe {
+            slot: index,
+            ssid: s.ssid,
+            sequence,
+            t1: now,
+            from: s.from,
+            to: s.to,
+            path: s.slot.path,
+            back: s.slot.back,
+            flow_label,
+            class: s.slot.class,
+            size: s.slot.size,
         }
     }
 
@@ -587,7 +625,7 @@ impl Sender {
         let length = self.plan.window.0.max(1);
         if let Some(s) = self.slots.get_mut(index as usize) {
             for settled in &self.settled {
-                s.windows.at(settled.t1.0 / length, s.search.flow_label).settle(settled.fate);
+                s.windows.at(settled.t1.0 / length, s.paths.search.flow_label).settle(settled.fate);
             }
         }
         self.settled.clear();
@@ -607,6 +645,7 @@ impl Sender {
             hold: hold.min(Nanos::from_millis(1_500)),
         };
         let current = now.0 / length;
+        let srv6 = self.fabric.mode == Mode::Srv6;
         let mut soon = false;
         for index in 0..self.slots.len() as u32 {
             let Some(s) = self.slots.get_mut(index as usize) else { break };
@@ -614,6 +653,12 @@ impl Sender {
             soon |= s.session.has_gap();
             let before = s.session.front().map_or(current, |t1| current.min(t1.0 / length));
             self.tally_settled(index);
+            if !srv6 && self.traces.len() < TRACES_MAX {
+                if let Some(s) = self.slots.get_mut(index as usize) {
+                    let hops = s.paths.ask(now, &self.fabric, s.from, s.to);
+                    self.traces.extend(hops.into_iter().map(|h| (index, h)));
+                }
+            }
             while let Some(tally) =
                 self.slots.get_mut(index as usize).and_then(|s| s.windows.complete(before))
             {
@@ -694,8 +739,8 @@ impl Sender {
             (Leg { path: slot.path, known: Known::Exact }, Leg { path: back, known: Known::Exact })
         } else {
             (
-                learned(&s.forward_track, &tally.forward, slot.path),
-                learned(&s.backward_track, &tally.backward, any_back),
+                learned(&s.paths.forward, &tally.forward, slot.path),
+                learned(&s.paths.backward, &tally.backward, any_back),
             )
         };
         // IPv6 and UDP headers, and the outer IPv6 header of an encapsulated packet

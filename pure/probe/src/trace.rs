@@ -92,11 +92,11 @@ pub(crate) struct Track {
 }
 
 impl Track {
-    /// An answer says by which path it went. Whether that is a change.
-    pub(crate) fn confirm(&mut self, at: Nanos, path: Option<PathId>) -> bool {
-        let changed = self.path.is_some() && path != self.path;
+    /// A packet sent then went by this path. Whether that is a change.
+    pub(crate) fn confirm(&mut self, at: Nanos, path: PathId) -> bool {
+        let changed = self.path.is_some_and(|p| p != path);
         if self.path.is_none() || changed {
-            *self = Track { path, since: at, confirmed: at };
+            *self = Track { path: Some(path), since: at, confirmed: at };
         }
         self.confirmed = self.confirmed.max(at);
         changed
@@ -135,6 +135,108 @@ impl LabelSearch {
         more
     }
 }
+
+/// What a slot knows of its paths in ecmp mode, and how it learns it.
+#[derive(Clone, Debug)]
+pub(crate) struct PathKnowledge {
+    pub(crate) forward: Track,
+    pub(crate) backward: Track,
+    pub(crate) search: LabelSearch,
+    /// Answers in a row that did not say by which path their probe went.
+    silent: u32,
+    hops: Option<HopTrace>,
+    /// When hops were last asked for.
+    asked: Nanos,
+    /// When the trace under way was begun.
+    begun: Nanos,
+}
+
+impl PathKnowledge {
+    pub(crate) fn new(flow_label: u32) -> Self {
+        PathKnowledge {
+            forward: Track::default(),
+            backward: Track::default(),
+            search: LabelSearch::new(flow_label),
+            silent: 0,
+            hops: None,
+            asked: Nanos::ZERO,
+            begun: Nanos::ZERO,
+        }
+    }
+
+    /// A probe sent then was answered, and the answer said this much. Whether a path changed.
+    pub(crate) fn answered(&mut self, at: Nanos, forward: Option<PathId>, backward: Option<PathId>) -> bool {
+        self.silent = if forward.is_some() { 0 } else { self.silent.saturating_add(1) };
+        let changed = forward.is_some_and(|p| self.forward.confirm(at, p));
+        backward.is_some_and(|p| self.backward.confirm(at, p)) | changed
+    }
+
+    /// The hop limits to ask for now, if the network does not say by itself: at once where nothing is known, and again
+    /// from time to time.
+    pub(crate) fn ask(&mut self, now: Nanos, fabric: &Fabric, from: NicId, to: NicId) -> Vec<u8> {
+        if self.silent < SILENT_LEAST {
+            return Vec::new();
+        }
+        let under_way = self.hops.is_some();
+        let pause = match (under_way, self.forward.path) {
+            // routers answer about once a second (RFC 4443, section 2.4 f)
+            (true, _) | (_, None) => ASK_AGAIN,
+            (false, Some(_)) => TRACE_AGAIN,
+        };
+        if self.asked > Nanos::ZERO && now.since(self.asked) < pause {
+            return Vec::new();
+        }
+        self.asked = now;
+        if !under_way {
+            self.begun = now;
+        }
+        self.hops.get_or_insert_with(|| HopTrace::new(from, to)).missing(fabric).collect()
+    }
+
+    /// A switch answered. The path, when that was the last one missing.
+    pub(crate) fn heard(&mut self, fabric: &Fabric, hop_limit: u8, by: Ipv6Addr) -> Option<(Nanos, PathId)> {
+        let hops = self.hops.as_mut()?;
+        hops.answered(fabric, hop_limit, by);
+        if hops.missing(fabric).next().is_some() {
+            return None;
+        }
+        let path = hops.path(fabric);
+        self.hops = None;
+        path.map(|p| (self.begun, p))
+    }
+}
+
+/// Answers without a path before hops are asked for.
+const SILENT_LEAST: u32 = 3;
+/// Distance of two askings of one trace.
+const ASK_AGAIN: Nanos = Nanos::from_millis(1_100);
+/// Distance of two traces of a path that is known.
+const TRACE_AGAIN: Nanos = Nanos::from_secs(10);
+
+/// Says in a probe's bytes which hop limit it was sent with: in the field that must be zero and that nobody reads,
+/// since such a probe never arrives (RFC 8762, section 4.2.1).
+pub fn write_mark(probe: &mut [u8], hop_limit: u8) {
+    if let Some(mark) = probe.get_mut(MARK_AT..MARK_AT + MARK.len() + 1) {
+        for (to, from) in mark.iter_mut().zip(MARK.iter().chain(&[hop_limit])) {
+            *to = *from;
+        }
+    }
+}
+
+/// SSID and hop limit of a probe written by [`write_mark`].
+pub fn read_mark(probe: &[u8]) -> Option<(u16, u8)> {
+    let (mark, hop_limit) = probe.get(MARK_AT..MARK_AT + MARK.len() + 1)?.split_at_checked(MARK.len())?;
+    let ssid = probe.get(SSID_AT..SSID_AT + 2)?;
+    match (mark == MARK, ssid, hop_limit) {
+        (true, &[high, low], &[hop_limit]) => Some((u16::from_be_bytes([high, low]), hop_limit)),
+        _ => None,
+    }
+}
+
+const SSID_AT: usize = 14;
+/// Behind sequence, time stamp, error estimate and SSID of an unauthenticated probe.
+const MARK_AT: usize = 30;
+const MARK: &[u8] = b"hoplim";
 
 /// Tracing hop by hop: who answered "time exceeded" to which hop limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
