@@ -9,7 +9,7 @@
 //! precision 1; one without a fault has recall 1. P and R are averaged over the traces of a set, F is of those.
 
 use anyhow::{Context as _, Result, bail};
-use diagnose::localize::{Group, Map, Params, Problem};
+use diagnose::localize::{Group, Map, NO_CLASS, Params, Problem};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -306,7 +306,7 @@ impl<'a> Reader<'a> {
                     self.push(p, f.last, f.to);
                 }
                 let all: Vec<&[u32]> = all.iter().map(|p| &p[..]).collect();
-                problem.hurt(f.sent, f.lost, &all, [u32::MAX; 2]);
+                problem.hurt(f.sent, f.lost, &all, [NO_CLASS; 3]);
                 continue;
             }
             for w in self.trace.nodes(f.taken).windows(2) {
@@ -316,7 +316,7 @@ impl<'a> Reader<'a> {
             if f.lost == 0 {
                 problem.fine(f.sent, &links);
             } else {
-                problem.hurt(f.sent, f.lost, &[&links], [u32::MAX; 2]);
+                problem.hurt(f.sent, f.lost, &[&links], [NO_CLASS; 3]);
             }
         }
         let mut at: HashMap<(u32, u32), Vec<(u32, f64)>> = HashMap::new();
@@ -409,7 +409,7 @@ fn traces(args: &Args, folder: &Path, rows: &mut BTreeMap<String, Vec<(Judged, f
             }
             let begin = Instant::now();
             let problem = reader.problem(unknown);
-            let findings = problem.localize(&Params::default());
+            let findings = problem.localize(&Params::default()).findings;
             let seconds = begin.elapsed().as_secs_f64();
             let named: Vec<(u32, u32)> = findings.iter().map(|f| network.name(f.component)).collect();
             let judged = judge(&trace.truth, &named);
@@ -423,7 +423,7 @@ fn traces(args: &Args, folder: &Path, rows: &mut BTreeMap<String, Vec<(Judged, f
                             "    {n:?} score {:.1} price {:.1} lead {:.1} rate {:.2e} dead {:.1e} hurts {}",
                             f.score,
                             f.price,
-                            f.lead,
+                            f.lead(),
                             f.rate,
                             f.dead_share,
                             f.charged.len()

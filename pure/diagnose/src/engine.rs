@@ -4,9 +4,14 @@
 
 use crate::config::Config;
 use crate::health::{LinkHealth, PathHealth};
+use crate::hosts::Hosts;
+use crate::map::Components;
+use crate::moments::Moments;
 use crate::outcome::{Counters, Outcome, Reason};
 use crate::ring::{Rings, word};
-use crate::verdict::{Event, Verdict};
+use crate::signal::Signal;
+use crate::track::Tracked;
+use crate::verdict::{Event, Verdict, VerdictId};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -20,33 +25,76 @@ const WINDOW_MAX: Nanos = Nanos::from_secs(60);
 /// Most events waiting to be fetched.
 const EVENTS_MAX: usize = 65_536;
 
+/// What is known of a signal's healthy state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Background {
+    /// Hazard of a link.
+    pub(crate) hazard: f64,
+    /// Share of observations hurt at an end.
+    pub(crate) noise: f64,
+}
+
 /// The online localizer of one fabric.
 pub struct Engine {
-    fabric: Arc<Fabric>,
-    config: Config,
-    counters: Counters,
-    rings: Rings,
-    hurt: VecDeque<PathObservation>,
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) config: Config,
+    pub(crate) components: Components,
+    pub(crate) counters: Counters,
+    /// What crossed each link.
+    pub(crate) rings: Rings,
+    /// What crossed each leaf upwards and downwards on paths that are not known; made when first needed.
+    pub(crate) unknown: Option<Rings>,
+    pub(crate) moments: Moments,
+    /// Observations in which anything was hurt, in the order they came.
+    pub(crate) hurt: VecDeque<PathObservation>,
+    /// How many of the newest have not been looked at.
+    pub(crate) fresh: usize,
+    pub(crate) background: [Background; 4],
+    pub(crate) hosts: Hosts,
+    pub(crate) tracked: Vec<Tracked>,
+    pub(crate) next_id: u64,
     events: VecDeque<Event>,
-    verdicts: Vec<Verdict>,
     next_evaluation: Option<Nanos>,
-    now: Nanos,
+    pub(crate) next_review: Nanos,
+    pub(crate) next_background: Nanos,
+    pub(crate) now: Nanos,
+    /// End of the newest window.
+    pub(crate) newest: Nanos,
+    /// End of the first window.
+    pub(crate) begun: Option<Nanos>,
+    /// Hurt observations before this may have been forgotten.
+    pub(crate) hurt_since: Nanos,
 }
 
 impl Engine {
     /// An engine that has seen nothing yet.
     pub fn new(fabric: Arc<Fabric>, config: Config) -> Engine {
-        let links = fabric.link_bound() as usize;
+        let background = Signal::ALL.map(|s| {
+            let norm = s.norm(&config);
+            Background { hazard: norm.background / fabric::MAX_PATH_LINKS as f64, noise: norm.noise }
+        });
         Engine {
+            components: Components::new(&fabric),
+            rings: Rings::new(fabric.link_bound() as usize),
+            hosts: Hosts::new(),
             fabric,
             config,
             counters: Counters::default(),
-            rings: Rings::new(links),
+            unknown: None,
+            moments: Moments::new(),
             hurt: VecDeque::new(),
+            fresh: 0,
+            background,
+            tracked: Vec::new(),
+            next_id: 1,
             events: VecDeque::new(),
-            verdicts: Vec::new(),
             next_evaluation: None,
+            next_review: Nanos::ZERO,
+            next_background: Nanos::ZERO,
             now: Nanos::ZERO,
+            newest: Nanos::ZERO,
+            begun: None,
+            hurt_since: Nanos::ZERO,
         }
     }
 
@@ -79,36 +127,29 @@ impl Engine {
         if end + self.config.look_back < self.now {
             return Err(Reason::TooOld);
         }
-        let add = word(o.sent);
-        let (first, second) = match o.path {
-            PathRef::OneWay(leg) => (leg, None),
-            PathRef::RoundTrip { forward, backward } => (forward, Some(backward)),
+        let legs = match o.path {
+            PathRef::OneWay(leg) => [Some(leg), None],
+            PathRef::RoundTrip { forward, backward } => [Some(forward), Some(backward)],
         };
-        let mut count = |leg: Leg| -> Result<(), Reason> {
-            let links = self.fabric.path_links(leg.path).ok_or(Reason::UnknownPath)?;
-            if leg.known != Known::Mixture {
-                let slot = self.rings.slot(end);
-                for l in links.iter() {
-                    if let Some(c) = slot.get_mut(l.index()) {
-                        *c = c.wrapping_add(add);
-                    }
-                }
+        let mut paths = [fabric::PathLinks::default(); 2];
+        for (leg, links) in legs.iter().zip(&mut paths) {
+            if let Some(leg) = leg {
+                *links = self.links_of(*leg).ok_or(Reason::UnknownPath)?;
             }
-            Ok(())
-        };
-        count(first)?;
-        if let Some(leg) = second {
-            count(leg)?;
         }
+        let mut crossed = 0;
+        for (leg, links) in legs.iter().zip(&paths) {
+            let Some(leg) = leg else { break };
+            crossed += links.len() as u64;
+            self.count(end, word(o.sent), *leg, links);
+        }
+        self.moments.add(end, crossed * u64::from(o.sent));
         self.counters.paths += 1;
         self.counters.packets += u64::from(o.sent);
+        self.newest = self.newest.max(end);
+        self.begun.get_or_insert(end);
         if o.lost > 0 || o.reordered > 0 || o.ecn_marked > 0 || o.delay.is_some_and(|d| d.over > 0) {
-            self.counters.hurt += 1;
-            if self.hurt.len() >= self.config.hurt_max {
-                self.hurt.pop_front();
-                self.counters.hurt_forgotten += 1;
-            }
-            self.hurt.push_back(*o);
+            self.keep_hurt(o);
         }
         if self.next_evaluation.is_none() {
             self.next_evaluation = Some(self.now + self.config.evaluate_every);
@@ -116,14 +157,85 @@ impl Engine {
         Ok(())
     }
 
+    /// The links of a leg; of one that is not known, those it has in any case come first and last.
+    fn links_of(&self, leg: Leg) -> Option<fabric::PathLinks> {
+        if leg.known != Known::Mixture {
+            return self.fabric.path_links(leg.path);
+        }
+        let (from, to, _) = self.fabric.path_parts(leg.path)?;
+        self.fabric.paths(from, to).next().and_then(|p| self.fabric.path_links(p))
+    }
+
+    #[inline]
+    fn count(&mut self, end: Nanos, add: u64, leg: Leg, links: &[LinkId]) {
+        let slot = self.rings.slot(end);
+        let mut one = |l: LinkId| {
+            if let Some(c) = slot.get_mut(l.index()) {
+                *c = c.wrapping_add(add);
+            }
+        };
+        if leg.known != Known::Mixture || links.len() < fabric::MAX_PATH_LINKS {
+            links.iter().for_each(|&l| one(l));
+            return;
+        }
+        let (Some(&first), Some(&last)) = (links.first(), links.last()) else { return };
+        one(first);
+        one(last);
+        let leaves = self.fabric.shape.planes * self.fabric.shape.leaves;
+        let rings = self.unknown.get_or_insert_with(|| Rings::new(2 * leaves as usize));
+        let slot = rings.slot(end);
+        for (link, down) in [(first, 0), (last, 1)] {
+            if let Some(leaf) = leaf_of(&self.fabric, link)
+                && let Some(c) = slot.get_mut(2 * leaf as usize + down)
+            {
+                *c = c.wrapping_add(add);
+            }
+        }
+    }
+
+    fn keep_hurt(&mut self, o: &PathObservation) {
+        self.counters.hurt += 1;
+        let oldest = self.now.since(self.config.look_back);
+        while let Some(front) = self.hurt.front() {
+            let full = self.hurt.len() >= self.config.hurt_max;
+            if !full && front.window.end() >= oldest {
+                break;
+            }
+            if full {
+                self.counters.hurt_forgotten += 1;
+                self.hurt_since = self.hurt_since.max(front.window.end());
+            }
+            self.hurt.pop_front();
+        }
+        self.hurt.push_back(*o);
+        self.fresh = (self.fresh + 1).min(self.hurt.len());
+    }
+
     /// Takes one component observation.
     pub fn handle_component(&mut self, now: Nanos, o: &ComponentObservation) -> Outcome {
         self.now = self.now.max(now);
-        if o.epoch != self.fabric.epoch {
-            self.counters.dropped[Reason::WrongEpoch as usize] += 1;
-            return Outcome::Dropped(Reason::WrongEpoch);
+        let reason = if o.epoch != self.fabric.epoch {
+            Some(Reason::WrongEpoch)
+        } else if !self.hosts.knows(&self.fabric, o) {
+            Some(Reason::UnknownComponent)
+        } else if o.of > 0 && o.delta > o.of {
+            Some(Reason::BadCounts)
+        } else if o.window.length > WINDOW_MAX || o.window.end() > self.now + AHEAD_MAX {
+            Some(Reason::BadWindow)
+        } else if o.window.end() + self.config.look_back < self.now {
+            Some(Reason::TooOld)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            self.counters.dropped[reason as usize] += 1;
+            return Outcome::Dropped(reason);
         }
         self.counters.components += 1;
+        self.hosts.take(&self.fabric, o);
+        if self.next_evaluation.is_none() {
+            self.next_evaluation = Some(self.now + self.config.evaluate_every);
+        }
         Outcome::Accepted
     }
 
@@ -132,8 +244,17 @@ impl Engine {
         self.now = self.now.max(now);
         if self.next_evaluation.is_some_and(|t| t <= self.now) {
             self.counters.evaluations += 1;
+            self.evaluate();
             self.next_evaluation = Some(self.now + self.config.evaluate_every);
         }
+    }
+
+    pub(crate) fn tell(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+            self.counters.events_lost += 1;
+        }
+        self.events.push_back(event);
     }
 
     /// When the evidence is to be weighed next; `None` while nothing has arrived.
@@ -148,9 +269,15 @@ impl Engine {
 
     /// The open verdicts, most confident first.
     pub fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
-        let mut open: Vec<&Verdict> = self.verdicts.iter().filter(|v| v.closed_at.is_none()).collect();
+        let mut open: Vec<&Verdict> =
+            self.tracked.iter().map(|t| &t.verdict).filter(|v| v.closed_at.is_none()).collect();
         open.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(a.id.cmp(&b.id)));
         open.into_iter()
+    }
+
+    /// The verdict with this id, open or closed, while it is remembered.
+    pub fn verdict(&self, id: VerdictId) -> Option<&Verdict> {
+        self.tracked.iter().map(|t| &t.verdict).find(|v| v.id == id)
     }
 
     /// What has been counted.
@@ -165,26 +292,17 @@ impl Engine {
 
     /// How a link is doing. `None` where it does not exist.
     pub fn link_health(&self, link: LinkId) -> Option<LinkHealth> {
-        if !self.fabric.exists(link) {
-            return None;
-        }
-        let span = |s: u64| self.rings.since(link.index(), self.now.since(Nanos::from_secs(s))).packets;
-        Some(LinkHealth {
-            link,
-            sent_10s: span(10),
-            lost_10s: 0,
-            sent_60s: span(60),
-            lost_60s: 0,
-            rate_10s: 0.0,
-            rate_60s: 0.0,
-            delay_excess_ns: 0,
-        })
+        self.links_health(&[link]).pop()
+    }
+
+    /// How links are doing, in one go; those that do not exist are left out.
+    pub fn links_health(&self, links: &[LinkId]) -> Vec<LinkHealth> {
+        crate::health::links(self, links)
     }
 
     /// How a path is doing, link by link. `None` where it does not exist.
     pub fn path_health(&self, path: PathId) -> Option<PathHealth> {
-        let links: Vec<LinkHealth> =
-            self.fabric.path_links(path)?.iter().filter_map(|&l| self.link_health(l)).collect();
+        let links = self.links_health(&self.fabric.path_links(path)?);
         let along = |rate: fn(&LinkHealth) -> f64| 1.0 - links.iter().map(|l| 1.0 - rate(l)).product::<f64>();
         Some(PathHealth {
             rate_10s: along(|l| l.rate_10s),
@@ -198,8 +316,18 @@ impl Engine {
     /// same fault then continues under its id, and a healed one is closed on evidence.
     pub fn restore(&mut self, known: &[Verdict]) {
         for v in known.iter().take(self.config.verdicts_max) {
-            self.verdicts.push(v.clone());
+            if self.tracked.iter().any(|t| t.verdict.id == v.id) {
+                continue;
+            }
+            self.next_id = self.next_id.max(v.id.0.saturating_add(1));
+            self.tracked.push(Tracked::restored(v.clone()));
         }
-        self.events.truncate(EVENTS_MAX);
     }
+}
+
+/// The leaf a NIC's cable is on, numbered over all planes.
+pub(crate) fn leaf_of(fabric: &Fabric, access: LinkId) -> Option<u32> {
+    let nic = fabric.cable_of(access).ok()?;
+    let (plane, ..) = fabric.nic_parts(nic);
+    Some(u32::from(plane.0) * fabric.shape.leaves + fabric.nic_leaf_port(nic).0)
 }

@@ -6,6 +6,7 @@
 
 use crate::likelihood::{HAZARD_MAX, binomial, burst_prior, hazard_of};
 use crate::localize::{NO_CLASS, Params, Problem};
+use crate::noise::Noise;
 use alloc::vec;
 use alloc::vec::Vec;
 use libm::{exp, log, log1p};
@@ -32,6 +33,8 @@ pub(crate) struct Score {
 const BURST_SIZES: usize = 24;
 /// Weight of the scale-free law in the fitted one, in bursts.
 const BURST_PRIOR_WEIGHT: f64 = 8.0;
+/// Weight of a background or noise known from before, in losses or bursts.
+const KNOWN_WEIGHT: f64 = 30.0;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Fit<'p> {
@@ -46,10 +49,10 @@ pub(crate) struct Fit<'p> {
     path_dead: Vec<f64>,
     path_likelihood: Vec<f64>,
     /// Likelihood of each hurt observation.
-    likelihood: Vec<f64>,
+    pub(crate) likelihood: Vec<f64>,
     /// Share of observations hurt at an end: common, and of each class.
     pub(crate) noise: f64,
-    class_noise: Vec<f64>,
+    pub(crate) classes: Noise,
     burst: Vec<f64>,
     /// Hazard of a link that is not named.
     pub(crate) background: f64,
@@ -88,18 +91,12 @@ impl<'p> Fit<'p> {
             paths[at[c] as usize] = p as u32;
             at[c] += 1;
         });
-        let mut exposure: f64 = problem.crossing.iter().map(|c| c.packets).sum();
-        exposure += problem.perhaps.iter().flatten().map(|p| p.weight * p.packets * p.count).sum::<f64>();
-        for h in &problem.hurt {
-            let links: usize =
-                (h.first..h.first + h.count).map(|p| problem.paths[p as usize].count as usize).sum();
-            exposure += h.sent * links as f64 / f64::from(h.count.max(1));
-        }
+        let exposure = problem.exposure.unwrap_or_else(|| problem.counted_exposure());
         let paths_len = problem.paths.len();
         let links_per_path =
             if paths_len == 0 { 4.0 } else { (problem.path_links.len() as f64 / paths_len as f64).max(1.0) };
         let lost: f64 = problem.hurt.iter().map(|h| h.lost.min(2.0)).sum();
-        let class_noise = vec![0.0; problem.classes.len()];
+        let of: Vec<[u32; 3]> = problem.hurt.iter().map(|h| h.noise).collect();
         let mut fit = Fit {
             problem,
             params,
@@ -111,7 +108,7 @@ impl<'p> Fit<'p> {
             path_likelihood: vec![0.0; paths_len],
             likelihood: vec![0.0; problem.hurt.len()],
             noise: params.noise_min,
-            class_noise,
+            classes: Noise::new(problem.classes.len(), &of),
             burst: (1..=BURST_SIZES).map(|k| burst_prior(k as f64)).collect(),
             background: 0.0,
             exposure,
@@ -121,30 +118,21 @@ impl<'p> Fit<'p> {
         fit.background = fit.shrunk_background(lost, 0.0);
         let big = problem.hurt.iter().filter(|h| h.lost > 1.0).count() as f64;
         fit.noise = fit.shrunk_noise(0.5 * big);
-        let mut hurt_in_class = vec![0.0; problem.classes.len()];
-        for h in &problem.hurt {
-            for c in h.noise {
-                if let Some(n) = hurt_in_class.get_mut(c as usize) {
-                    *n += 1.0;
-                }
-            }
-        }
-        for (c, n) in hurt_in_class.iter().enumerate() {
-            fit.class_noise[c] = 0.5 * n / fit.problem.classes[c].max(*n);
-        }
         fit.refresh();
         fit
     }
 
     fn shrunk_background(&self, lost: f64, without: f64) -> f64 {
-        // Before anything is known: the least background, as surely as one loss in its time.
         let floor = self.params.background_min / self.links_per_path;
-        ((lost + 1.0) / ((self.exposure - without).max(0.0) + 1.0 / floor)).max(floor)
+        // What is known from before weighs as much as that many losses; the floor as much as one.
+        let (weight, prior) = self.params.background.map_or((1.0, floor), |b| (KNOWN_WEIGHT, b.max(floor)));
+        ((lost + weight) / ((self.exposure - without).max(0.0) + weight / prior)).max(floor)
     }
 
     fn shrunk_noise(&self, bursts: f64) -> f64 {
         let floor = self.params.noise_min;
-        ((bursts + 0.1) / (self.problem.observations + 0.1 / floor)).clamp(floor, 0.9)
+        let (weight, prior) = self.params.noise.map_or((0.1, floor), |e| (KNOWN_WEIGHT, e.max(floor)));
+        ((bursts + weight) / (self.problem.observations + weight / prior)).clamp(floor, 0.9)
     }
 
     pub(crate) fn paths_of(&self, component: u32) -> &[u32] {
@@ -234,14 +222,14 @@ impl<'p> Fit<'p> {
         let mut e = self.noise;
         for c in self.problem.hurt[hurt].noise {
             if c != NO_CLASS {
-                e += self.class_noise.get(c as usize).copied().unwrap_or(0.0);
+                e += self.classes.share.get(c as usize).copied().unwrap_or(0.0);
             }
         }
         e.min(0.95)
     }
 
     /// Probability of a burst of `k` out of `n`, given that there is one.
-    fn burst(&self, n: f64, k: f64) -> f64 {
+    pub(crate) fn burst(&self, n: f64, k: f64) -> f64 {
         let all = (n + 1.0) / n;
         match self.burst.get(k as usize - 1) {
             Some(b) => b * all,
@@ -286,7 +274,7 @@ impl<'p> Fit<'p> {
         }
     }
 
-    fn likelihood_of(&self, i: usize) -> f64 {
+    pub(crate) fn likelihood_of(&self, i: usize) -> f64 {
         let h = &self.problem.hurt[i];
         let e = self.noise_of(i);
         let mut sum = e * self.burst(h.sent, h.lost);
@@ -306,7 +294,7 @@ impl<'p> Fit<'p> {
             .map(|a| self.fine(a.component, a.hazard - self.base(a.component), -log1p(-a.dead)))
             .sum();
         let noise: f64 =
-            self.class_noise.iter().zip(&self.problem.classes).map(|(&e, &n)| n * log1p(-e.min(0.95))).sum();
+            self.classes.share.iter().zip(&self.problem.classes).map(|(&e, &n)| n * log1p(-e.min(0.95))).sum();
         hurt + fine + noise + (self.problem.observations) * log1p(-self.noise)
             - self.exposure * self.background
     }
@@ -511,7 +499,7 @@ impl<'p> Fit<'p> {
             let mut lost = 0.0;
             let mut bursts = 0.0;
             let mut sizes = [0.0f64; BURST_SIZES];
-            let mut class_bursts = vec![0.0; self.class_noise.len()];
+            let mut class_bursts = vec![0.0; self.classes.share.len()];
             for (i, h) in problem.hurt.iter().enumerate() {
                 let e = self.noise_of(i);
                 let p_i = self.likelihood[i];
@@ -528,14 +516,14 @@ impl<'p> Fit<'p> {
                 }
                 for c in h.noise {
                     if let Some(n) = class_bursts.get_mut(c as usize) {
-                        *n += burst * self.class_noise[c as usize] / e.max(1e-300);
+                        *n += burst * self.classes.share[c as usize] / e.max(1e-300);
                     }
                 }
             }
             self.background = self.shrunk_background(lost, without);
             self.noise = self.shrunk_noise(bursts);
             for (c, n) in class_bursts.iter().enumerate() {
-                self.class_noise[c] = (n / problem.classes[c]).min(0.95);
+                self.classes.share[c] = (n / problem.classes[c]).min(0.95);
             }
             self.fit_burst(&sizes);
             if change < 0.01 {

@@ -14,13 +14,21 @@ extern crate alloc;
 
 mod config;
 mod engine;
+mod evaluate;
 mod fit;
 mod health;
+mod hosts;
+mod kind;
 mod likelihood;
 pub mod localize;
+mod map;
+mod moments;
+mod noise;
 mod outcome;
 mod ring;
 mod search;
+mod signal;
+mod track;
 mod verdict;
 
 pub use config::Config;

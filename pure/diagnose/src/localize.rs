@@ -107,6 +107,12 @@ pub struct Params {
     pub background_min: f64,
     /// Share of observations hurt by something at an end that is assumed before anything is known.
     pub noise_min: f64,
+    /// Hazard of a link that is not at fault, where it is known from before, as a strong prior.
+    pub background: Option<f64>,
+    /// Share of observations hurt at an end, where it is known from before, as a strong prior.
+    pub noise: Option<f64>,
+    /// Price of blaming a noise class, nats.
+    pub class_price: f64,
     /// Most components named.
     pub findings_max: usize,
 }
@@ -116,9 +122,12 @@ impl Default for Params {
         Params {
             margin: 2.0,
             healthy_spread: 2.0,
-            healthy_min: 2e-5,
+            healthy_min: 0.0,
             background_min: 1e-5,
             noise_min: 1e-5,
+            background: None,
+            noise: None,
+            class_price: 5.0,
             findings_max: 512,
         }
     }
@@ -155,7 +164,7 @@ pub(crate) struct Hurt {
     pub(crate) first: u32,
     pub(crate) count: u32,
     /// Noise classes it belongs to besides the common one; see [`Problem::noise_class`].
-    pub(crate) noise: [u32; 2],
+    pub(crate) noise: [u32; 3],
 }
 
 /// One candidate path of one hurt observation.
@@ -183,6 +192,8 @@ pub struct Problem<'m> {
     pub(crate) observations: f64,
     /// Observations of each noise class.
     pub(crate) classes: Vec<f64>,
+    /// Packets times links of everything, where counted elsewhere.
+    pub(crate) exposure: Option<f64>,
 }
 
 impl<'m> Problem<'m> {
@@ -197,6 +208,7 @@ impl<'m> Problem<'m> {
             path_links: Vec::new(),
             observations: 0.0,
             classes: Vec::new(),
+            exposure: None,
         }
     }
     /// A loss-free observation of `sent` packets over these links.
@@ -218,6 +230,18 @@ impl<'m> Problem<'m> {
     /// Number of observations in all, where they were counted elsewhere.
     pub fn set_observations(&mut self, observations: f64) {
         self.observations = observations;
+    }
+    /// Packets times links of everything, hurt or not, where they were counted elsewhere.
+    pub fn set_exposure(&mut self, exposure: f64) {
+        self.exposure = Some(exposure);
+    }
+    pub(crate) fn counted_exposure(&self) -> f64 {
+        let fine: f64 = self.crossing.iter().map(|c| c.packets).sum();
+        let perhaps: f64 = self.perhaps.iter().flatten().map(|p| p.weight * p.packets * p.count).sum();
+        let hurt: f64 = self.paths.iter().map(|p| {
+            self.hurt[p.hurt as usize].sent * p.weight * f64::from(p.count)
+        }).sum();
+        fine + perhaps + hurt
     }
     /// `count` loss-free observations of about equal size, `packets` in all, each of which crossed `link` with
     /// probability `weight`. The caller counts them in [`Problem::add_observations`], once for all the links.
@@ -254,7 +278,7 @@ impl<'m> Problem<'m> {
         self.classes.len() as u32 - 1
     }
     /// An observation in which `lost` of `sent` packets were lost, on one of these paths, equally likely.
-    pub fn hurt(&mut self, sent: u64, lost: u64, paths: &[&[u32]], noise: [u32; 2]) {
+    pub fn hurt(&mut self, sent: u64, lost: u64, paths: &[&[u32]], noise: [u32; 3]) {
         if lost == 0 || paths.is_empty() {
             self.observations += 1.0;
             return;
@@ -288,12 +312,32 @@ impl<'m> Problem<'m> {
         &self.path_links[c.first as usize..(c.first + c.count) as usize]
     }
 
-    /// The components that explain the losses, most evident first.
-    pub fn localize(&self, params: &Params) -> Vec<Finding> {
+    /// The components that explain the losses, most evident first, and what was estimated on the way.
+    pub fn localize(&self, params: &Params) -> Located {
         let mut fit = Fit::new(self, *params);
         fit.run();
-        fit.findings()
+        Located {
+            findings: fit.findings(),
+            background: fit.background,
+            noise: fit.noise,
+            noisy: (0..fit.classes.share.len() as u32)
+                .filter(|&c| fit.classes.share[c as usize] > 0.0)
+                .collect(),
+        }
     }
+}
+
+/// What the localizer found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Located {
+    /// Components to blame, most evident first.
+    pub findings: Vec<Finding>,
+    /// Hazard of a link that is not at fault.
+    pub background: f64,
+    /// Share of observations that were hurt at an end.
+    pub noise: f64,
+    /// Noise classes that were blamed.
+    pub noisy: Vec<u32>,
 }
 
 /// A component that explains losses.
@@ -313,10 +357,9 @@ pub struct Finding {
     pub score: f64,
     /// What naming it cost, nats: `score > price`.
     pub price: f64,
-    /// How much worse the best other single component explains the same losses, nats.
-    pub lead: f64,
-    /// Components that explain them as well, within [`Finding::CLASS_NATS`].
-    pub class: Vec<u32>,
+    /// Other single components that could explain the same losses, and how much worse they do, nats; nearest first,
+    /// at most [`Finding::RIVALS`].
+    pub rivals: Vec<(u32, f64)>,
     /// Its links that are hurt: itself, or part of a group's.
     pub links: Vec<u32>,
     /// Hurt observations that cross it, by number in the order they were given, with the share of each that is
@@ -325,6 +368,10 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Components closer than this cannot be told apart.
-    pub const CLASS_NATS: f64 = 0.5;
+    /// Most rivals kept.
+    pub const RIVALS: usize = 12;
+    /// How much worse the nearest rival does; infinite where there is none.
+    pub fn lead(&self) -> f64 {
+        self.rivals.first().map_or(f64::INFINITY, |r| r.1)
+    }
 }

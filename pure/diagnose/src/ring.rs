@@ -7,6 +7,7 @@
 //! Invariants: memory is at most 82 words a link, whatever arrives; nothing is counted twice.
 //! Absent on purpose: which observations were hurt (the engine keeps those one by one).
 
+use crate::localize::Crossing;
 use alloc::vec;
 use alloc::vec::Vec;
 use wire::Nanos;
@@ -18,13 +19,6 @@ const PACKET_MASK: u64 = (1 << PACKET_BITS) - 1;
 /// Bucket length (100 ms units) and number of buckets of each ring.
 const RINGS: [(u64, usize); 4] = [(1, 40), (10, 20), (100, 12), (600, 10)];
 const UNIT_NS: u64 = 100_000_000;
-
-/// What crossed a link in a span of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Crossing {
-    pub(crate) packets: u64,
-    pub(crate) observations: u64,
-}
 
 struct Bucket {
     /// First 100 ms unit it covers; `u64::MAX` while unused.
@@ -103,28 +97,44 @@ impl Rings {
         }
     }
 
-    /// What crossed a link since `since`, as far as the rings reach. A bucket that lies partly before counts in
-    /// proportion.
-    pub(crate) fn since(&self, link: usize, since: Nanos) -> Crossing {
-        let first = Self::unit(since);
-        let (mut packets, mut observations) = (0u64, 0u64);
+    /// The buckets of a span of time, as far as the rings reach.
+    pub(crate) fn span(&self, from: Nanos, to: Nanos) -> Span<'_> {
+        let (first, last) = (Self::unit(from), to.0.div_ceil(UNIT_NS));
+        let mut buckets = Vec::new();
         for (ring, &(length, _)) in self.rings.iter().zip(&RINGS) {
             for b in ring {
-                if b.unit == u64::MAX || b.unit + length <= first {
+                if b.unit == u64::MAX || b.unit + length <= first || b.unit >= last {
                     continue;
                 }
-                let word = b.counts.get(link).copied().unwrap_or(0);
-                let (mut p, mut o) = (word & PACKET_MASK, word >> PACKET_BITS);
-                if b.unit < first {
-                    let kept = b.unit + length - first;
-                    p = p * kept / length;
-                    o = o * kept / length;
-                }
-                packets += p;
-                observations += o;
+                // A bucket that lies partly outside counts in proportion.
+                let kept = (b.unit + length).min(last) - b.unit.max(first);
+                buckets.push((kept as f64 / length as f64, &b.counts[..]));
             }
         }
-        Crossing { packets, observations }
+        Span { buckets }
+    }
+
+    /// What crossed a link since `since`.
+    pub(crate) fn since(&self, link: usize, since: Nanos) -> Crossing {
+        self.span(since, Nanos::MAX).of(link)
+    }
+}
+
+/// The buckets of a span of time.
+pub(crate) struct Span<'r> {
+    buckets: Vec<(f64, &'r [u64])>,
+}
+
+impl Span<'_> {
+    /// What crossed a link in it.
+    pub(crate) fn of(&self, link: usize) -> Crossing {
+        let mut out = Crossing::default();
+        for (share, counts) in &self.buckets {
+            let word = counts.get(link).copied().unwrap_or(0);
+            out.packets += share * (word & PACKET_MASK) as f64;
+            out.observations += share * (word >> PACKET_BITS) as f64;
+        }
+        out
     }
 }
 

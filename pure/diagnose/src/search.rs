@@ -80,10 +80,34 @@ impl Fit<'_> {
                 heap.push(Suspect { gain: bound - self.price(c), component: c, as_of: usize::MAX });
             }
         }
+        for class in 0..self.problem.classes.len() {
+            if self.classes.share[class] <= 0.0 && !self.classes.hurts_of(class).is_empty() {
+                heap.push(Suspect {
+                    gain: f64::MAX,
+                    component: components + class as u32,
+                    as_of: usize::MAX,
+                });
+            }
+        }
         let mut version = 0;
         while let Some(top) = heap.pop() {
             if top.gain <= 0.0 || self.active.len() >= self.params.findings_max {
                 break;
+            }
+            if let Some(class) = top.component.checked_sub(components) {
+                let (gain, share) = self.score_class(class as usize);
+                let gain = gain - self.params.class_price;
+                if gain <= 0.0 {
+                    continue;
+                }
+                if top.as_of == version {
+                    self.classes.share[class as usize] = share;
+                    self.refit(ROUNDS_STEP);
+                    version += 1;
+                } else {
+                    heap.push(Suspect { gain, component: top.component, as_of: version });
+                }
+                continue;
             }
             if top.as_of != version {
                 let score = self.score(top.component);
@@ -117,6 +141,12 @@ impl Fit<'_> {
                     self.refit(ROUNDS_STEP);
                 }
                 _ => break,
+            }
+        }
+        for class in 0..self.problem.classes.len() {
+            if self.classes.share[class] > 0.0 && self.class_loss_without(class) <= self.params.class_price {
+                self.classes.share[class] = 0.0;
+                self.refit(ROUNDS_STEP);
             }
         }
         let links = self.problem.map.links() as u32;
@@ -204,7 +234,6 @@ impl Fit<'_> {
                 None => vec![a.component],
                 Some(g) => g.links.clone(),
             };
-            let best = rivals.first().map_or(0.0, |r| r.0.max(-self.price(a.component)));
             out.push(Finding {
                 component: a.component,
                 rate: rate_of(a.hazard),
@@ -213,8 +242,7 @@ impl Fit<'_> {
                 dead_share: a.dead,
                 score: self.loss_without(i),
                 price: self.price(a.component),
-                lead: own - best,
-                class: rivals.iter().filter(|r| r.0 > own - Finding::CLASS_NATS).map(|r| r.1).collect(),
+                rivals: rivals.iter().take(Finding::RIVALS).map(|r| (r.1, own - r.0)).collect(),
                 links,
                 charged: self.charged(a),
             });
@@ -317,8 +345,7 @@ impl Fit<'_> {
             dead_share: mean(|f| f.dead_share),
             score: parts.iter().map(|f| f.score).sum(),
             price: self.price(component),
-            lead: parts.iter().map(|f| f.lead).fold(f64::MAX, f64::min),
-            class: Vec::new(),
+            rivals: Vec::new(),
             links: parts.iter().flat_map(|f| f.links.iter().copied()).collect(),
             charged,
         }

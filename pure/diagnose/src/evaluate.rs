@@ -1,0 +1,467 @@
+//! Weighing: which spans of time to look at, what the localizer says about them, and who is a suspect.
+//!
+//! How: only what was hurt since the last look can have become more evident. For the components it crossed, a quick
+//! upper bound of the evidence is computed over spans from half a second to the longest look back; the spans in
+//! which a bound passes the threshold go to the localizer. So a quiet fabric costs nothing, and a fault is found on
+//! the span that fits it: a black hole in its first windows, a faint loss after minutes.
+
+use crate::engine::{Background, Engine};
+use crate::localize::{Crossing, Finding, NO_CLASS, Params, Problem};
+use crate::signal::Signal;
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+use libm::{log, log1p};
+use wire::{HostId, Known, Leg, LinkId, Nanos, PathObservation, PathRef};
+
+/// Spans looked at, milliseconds.
+const SPANS_MS: [u64; 22] = [
+    500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000, 12_000, 16_000, 24_000, 32_000, 48_000, 64_000,
+    96_000, 128_000, 192_000, 256_000, 384_000, 512_000, 768_000, 1_024_000,
+];
+/// Most spans localized in one evaluation.
+const SPANS_MAX: usize = 3;
+/// Most hurt observations weighed together; the newest.
+const HURT_MAX: usize = 12_000;
+/// A bound this much below the threshold is worth a closer look: the localizer may charge more exactly.
+const BOUND_SLACK: f64 = 1.0;
+/// Most paths a mixture is spread over.
+const MIXTURE_MAX: usize = 1_024;
+/// Seconds in a day: verdicts are weighed over windows of one second.
+const WINDOWS_A_DAY: f64 = 86_400.0;
+/// Hurt observations that make a moment, or a host at a moment, worth a noise class.
+const MOMENT_HURTS_MIN: u32 = 4;
+const HOST_HURTS_MIN: u32 = 2;
+
+/// A component the localizer blames, on one span and signal.
+pub(crate) struct Suspect {
+    pub(crate) signal: Signal,
+    pub(crate) number: u32,
+    pub(crate) finding: Finding,
+    /// Beginning of the span.
+    pub(crate) since: Nanos,
+    /// Observations charged to it, by place in the engine's list.
+    pub(crate) hurts: Vec<u32>,
+    /// Hurt observations in the span.
+    pub(crate) hurts_in_span: Vec<u32>,
+}
+
+impl Suspect {
+    /// Evidence beyond what was asked for.
+    pub(crate) fn net(&self) -> f64 {
+        self.finding.score - self.finding.price
+    }
+}
+
+/// Log-likelihood gain at most, if all `k` of `n` were hurt here and `p0` is usual.
+fn bound(k: f64, n: f64, p0: f64) -> f64 {
+    let n = n.max(k);
+    let p = k / n.max(1.0);
+    if p <= p0 {
+        return 0.0;
+    }
+    let rest = if p < 1.0 { (n - k) * (log1p(-p) - log1p(-p0)) } else { 0.0 };
+    k * log(p / p0) + rest
+}
+
+impl Engine {
+    /// Weighs what is new, opens, updates and closes verdicts.
+    pub(crate) fn evaluate(&mut self) {
+        let review = self.now >= self.next_review;
+        if self.fresh == 0 && !review {
+            return;
+        }
+        if review {
+            self.next_review = self.now + Nanos::from_secs(1);
+        }
+        if self.now >= self.next_background {
+            self.next_background = self.now + Nanos::from_secs(5);
+            for signal in Signal::ALL {
+                self.learn_background(signal);
+            }
+        }
+        let mut suspects = Vec::new();
+        for signal in Signal::ALL {
+            suspects.extend(self.suspects(signal, review));
+        }
+        self.fresh = 0;
+        self.settle(suspects);
+        if review {
+            self.review();
+        }
+    }
+
+    /// Evidence beyond the price of choosing among the components, from the false alarms allowed.
+    pub(crate) fn margin(&self) -> f64 {
+        log(WINDOWS_A_DAY / self.config.false_alarms_per_day.max(1e-9)).max(0.0)
+    }
+
+    fn params(&self, signal: Signal, known: bool) -> Params {
+        let norm = signal.norm(&self.config);
+        let background = self.background[signal as usize];
+        Params {
+            margin: self.margin(),
+            background_min: norm.background,
+            noise_min: norm.noise,
+            background: known.then_some(background.hazard),
+            noise: known.then_some(background.noise),
+            ..Params::default()
+        }
+    }
+
+    /// Every link a hurt observation may have crossed.
+    pub(crate) fn hurt_links(&self, o: &PathObservation) -> Vec<LinkId> {
+        let mut out = Vec::new();
+        for p in self.hurt_paths(o) {
+            for l in p {
+                if !out.contains(&LinkId(l)) {
+                    out.push(LinkId(l));
+                }
+            }
+        }
+        out
+    }
+
+    fn leg_paths(&self, leg: Leg) -> Vec<Vec<u32>> {
+        let numbers = |p: fabric::PathLinks| p.iter().map(|l| l.0).collect::<Vec<u32>>();
+        if leg.known != Known::Mixture {
+            return self.fabric.path_links(leg.path).map(numbers).into_iter().collect();
+        }
+        let Some((from, to, _)) = self.fabric.path_parts(leg.path) else { return Vec::new() };
+        self.fabric
+            .paths(from, to)
+            .take(MIXTURE_MAX)
+            .filter_map(|p| self.fabric.path_links(p).map(numbers))
+            .collect()
+    }
+
+    /// The paths a hurt observation may have taken, each as its links.
+    pub(crate) fn hurt_paths(&self, o: &PathObservation) -> Vec<Vec<u32>> {
+        match o.path {
+            PathRef::OneWay(leg) => self.leg_paths(leg),
+            PathRef::RoundTrip { forward, backward } => {
+                let (there, back) = (self.leg_paths(forward), self.leg_paths(backward));
+                let both = |a: &[u32], b: &[u32]| [a, b].concat();
+                if there.len() * back.len() <= MIXTURE_MAX {
+                    there.iter().flat_map(|a| back.iter().map(move |b| both(a, b))).collect()
+                } else {
+                    there.iter().zip(back.iter().cycle()).map(|(a, b)| both(a, b)).collect()
+                }
+            }
+        }
+    }
+
+    /// Source and destination of an observation's packets.
+    pub(crate) fn hosts_of(&self, o: &PathObservation) -> Option<(HostId, HostId)> {
+        let leg = match o.path {
+            PathRef::OneWay(leg) => leg,
+            PathRef::RoundTrip { forward, .. } => forward,
+        };
+        let (from, to, _) = self.fabric.path_parts(leg.path)?;
+        Some((self.fabric.nic_parts(from).1, self.fabric.nic_parts(to).1))
+    }
+
+    /// Places of the hurt observations of a signal since a moment, the newest at most [`HURT_MAX`], oldest first;
+    /// and from when on none is missing.
+    fn hurts_since(&self, signal: Signal, since: Nanos) -> (Vec<u32>, Nanos) {
+        let mut out: Vec<u32> = Vec::new();
+        let mut from = since.max(self.hurt_since);
+        for (i, o) in self.hurt.iter().enumerate().rev() {
+            if o.window.end() <= from || signal.counts(o).1 == 0 {
+                continue;
+            }
+            if out.len() >= HURT_MAX {
+                from = from.max(o.window.end());
+                break;
+            }
+            out.push(i as u32);
+        }
+        out.retain(|&i| self.hurt[i as usize].window.end() > from);
+        out.reverse();
+        (out, from)
+    }
+
+    /// The spans worth localizing.
+    fn spans(&self, signal: Signal, review: bool) -> Vec<Nanos> {
+        // What is new, and when reviewing what is recent.
+        let mut fresh: Vec<u32> = Vec::new();
+        let recent = self.newest.since(Nanos::from_secs(2));
+        for (i, o) in self.hurt.iter().rev().enumerate() {
+            if i >= self.fresh && !(review && o.window.end() >= recent) {
+                if i >= self.fresh + HURT_MAX || !review {
+                    break;
+                }
+                continue;
+            }
+            if signal.counts(o).1 > 0 {
+                fresh.extend(self.hurt_links(o).iter().map(|l| l.0));
+            }
+        }
+        fresh.sort_unstable();
+        fresh.dedup();
+        if !review {
+            // What a verdict is open about is looked at once a second.
+            let known: Vec<u32> = self.open_links();
+            fresh.retain(|l| known.binary_search(l).is_err());
+        }
+        if fresh.is_empty() {
+            return Vec::new();
+        }
+        let map = &self.components.map;
+        let links = map.links() as u32;
+        let mut suspects = fresh.clone();
+        suspects.extend(fresh.iter().flat_map(|&l| map.groups_of(l)).map(|&g| links + g));
+        suspects.sort_unstable();
+        suspects.dedup();
+        let spans: Vec<Nanos> = SPANS_MS
+            .iter()
+            .map(|&ms| Nanos::from_millis(ms))
+            .filter(|&s| s <= self.config.look_back)
+            .collect();
+        let mut lost = vec![[0.0f64; SPANS_MS.len()]; suspects.len()];
+        let (hurts, _) = self.hurts_since(signal, self.newest.since(self.config.look_back));
+        let mut crossed: Vec<u32> = Vec::new();
+        for &i in &hurts {
+            let o = &self.hurt[i as usize];
+            let age = self.newest.since(o.window.end());
+            let Some(span) = spans.iter().position(|&s| age < s) else { continue };
+            crossed.clear();
+            for l in self.hurt_links(o) {
+                crossed.push(l.0);
+                crossed.extend(map.groups_of(l.0).iter().map(|&g| links + g));
+            }
+            crossed.sort_unstable();
+            crossed.dedup();
+            let k = f64::from(signal.counts(o).1);
+            for c in &crossed {
+                if let Ok(at) = suspects.binary_search(c) {
+                    lost[at][span] += k;
+                }
+            }
+        }
+        let p0 = self.background[signal as usize].hazard * fabric::MAX_PATH_LINKS as f64;
+        let need = log(map.components().max(2) as f64) + self.margin() - BOUND_SLACK;
+        let windows: Vec<_> =
+            spans.iter().map(|&s| self.rings.span(self.newest.since(s), Nanos::MAX)).collect();
+        let mut best = vec![0.0f64; spans.len()];
+        for (at, &c) in suspects.iter().enumerate() {
+            let (mut k, mut top, mut top_span) = (0.0, 0.0, 0);
+            for s in 0..spans.len() {
+                if lost[at][s] == 0.0 && k == 0.0 {
+                    continue;
+                }
+                k += lost[at][s];
+                // Without anything crossing at all the bound is the largest; no need to count what crossed.
+                if bound(k, k, p0) <= need {
+                    continue;
+                }
+                let n = match map.group_of(c) {
+                    None => windows[s].of(c as usize).packets,
+                    Some(g) => {
+                        g.links.iter().map(|&l| windows[s].of(l as usize).packets).sum::<f64>()
+                            / g.links_crossed
+                    }
+                };
+                let b = bound(k, n, p0);
+                if b > top {
+                    (top, top_span) = (b, s);
+                }
+                if b > 8.0 * need {
+                    break;
+                }
+            }
+            if top > need {
+                best[top_span] = best[top_span].max(top);
+            }
+        }
+        let mut order: Vec<usize> = (0..spans.len()).filter(|&s| best[s] > 0.0).collect();
+        order.sort_by(|&a, &b| best[b].total_cmp(&best[a]));
+        order.truncate(SPANS_MAX);
+        order.into_iter().map(|s| spans[s]).collect()
+    }
+
+    fn suspects(&self, signal: Signal, review: bool) -> Vec<Suspect> {
+        let mut out = Vec::new();
+        for span in self.spans(signal, review) {
+            let (problem, hurts, since) = self.problem(signal, span);
+            let located = problem.localize(&self.params(signal, true));
+            for finding in located.findings {
+                let mine: Vec<u32> = finding
+                    .charged
+                    .iter()
+                    .filter(|c| c.1 >= 0.5)
+                    .filter_map(|c| hurts.get(c.0 as usize).copied())
+                    .collect();
+                out.push(Suspect {
+                    signal,
+                    number: finding.component,
+                    hurts: mine,
+                    hurts_in_span: hurts.clone(),
+                    finding,
+                    since,
+                });
+            }
+        }
+        out
+    }
+
+    /// What was counted over a span, as a problem for the localizer; the places of its hurt observations; and the
+    /// beginning of the span, later than asked for where too much was hurt.
+    fn problem(&self, signal: Signal, span: Nanos) -> (Problem<'_>, Vec<u32>, Nanos) {
+        let (hurts, since) = self.hurts_since(signal, self.newest.since(span));
+        let map = &self.components.map;
+        let mut problem = Problem::new(map);
+        let classes = self.noise_classes(signal, &hurts, &mut problem);
+        let mut sums: BTreeMap<u32, Crossing> = BTreeMap::new();
+        for (&i, class) in hurts.iter().zip(classes) {
+            let o = &self.hurt[i as usize];
+            let (sent, lost) = signal.counts(o);
+            let paths = self.hurt_paths(o);
+            let refs: Vec<&[u32]> = paths.iter().map(|p| &p[..]).collect();
+            problem.hurt(u64::from(sent), u64::from(lost), &refs, class);
+            let share = 1.0 / paths.len().max(1) as f64;
+            for &l in paths.iter().flatten() {
+                let c = sums.entry(l).or_default();
+                c.packets += share * f64::from(o.sent);
+                c.observations += share;
+            }
+        }
+        // What crossed every link of every component that is hurt, less what was hurt.
+        let mut links: Vec<u32> = sums.keys().copied().collect();
+        let mut groups: Vec<u32> = links.iter().flat_map(|&l| map.groups_of(l)).copied().collect();
+        groups.sort_unstable();
+        groups.dedup();
+        for &g in &groups {
+            if let Some(group) = map.groups().get(g as usize) {
+                links.extend(&group.links);
+            }
+        }
+        links.sort_unstable();
+        links.dedup();
+        let window = self.rings.span(since, Nanos::MAX);
+        let unknown = self.unknown.as_ref().map(|r| r.span(since, Nanos::MAX));
+        for l in links {
+            let all = window.of(l as usize);
+            let hurt = sums.get(&l).copied().unwrap_or_default();
+            problem.set_crossing(
+                l,
+                Crossing {
+                    packets: (all.packets - hurt.packets).max(0.0),
+                    observations: (all.observations - hurt.observations).max(0.0),
+                },
+            );
+            if let Some(unknown) = &unknown
+                && let Some((ring, weight)) = self.unknown_ring(LinkId(l))
+            {
+                let c = unknown.of(ring);
+                if c.observations >= 1.0 {
+                    problem.fine_perhaps(l, weight, c.observations, c.packets);
+                }
+            }
+        }
+        let (observations, exposure) = self.moments.between(since, self.newest);
+        problem.set_observations(observations.max(hurts.len() as f64));
+        problem.set_exposure(exposure);
+        (problem, hurts, since)
+    }
+
+    /// Where traffic on unknown paths is counted that may have crossed this link, and how likely it did.
+    fn unknown_ring(&self, link: LinkId) -> Option<(usize, f64)> {
+        let f = &self.fabric;
+        let (leaf, ..) = f.cable_of(link).err()?;
+        let plane = f.link_plane(link);
+        let uplinks = (0..f.shape.spines)
+            .flat_map(|s| (0..f.shape.cables).map(move |c| (s, c)))
+            .filter(|&(s, c)| f.exists(f.trunk_link(plane, leaf, s, c)))
+            .count();
+        let index = 2 * (u32::from(plane.0) * f.shape.leaves + leaf) + (link.0 & 1);
+        Some((index as usize, 1.0 / uplinks.max(1) as f64))
+    }
+
+    /// Gives moments, and hosts at moments, in which much was hurt their own noise; for each hurt observation the
+    /// classes it belongs to.
+    fn noise_classes(&self, signal: Signal, hurts: &[u32], problem: &mut Problem<'_>) -> Vec<[u32; 3]> {
+        let window = self.config.window.0.max(1);
+        let moment = |o: &PathObservation| o.window.end().0.saturating_sub(1) / window;
+        let mut moments: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut hosts: BTreeMap<(u64, HostId), u32> = BTreeMap::new();
+        for &i in hurts {
+            let o = &self.hurt[i as usize];
+            *moments.entry(moment(o)).or_default() += 1;
+            let weight = if signal.counts(o).1 > 1 { 2 } else { 1 };
+            if let Some((a, b)) = self.hosts_of(o) {
+                *hosts.entry((moment(o), a)).or_default() += weight;
+                *hosts.entry((moment(o), b)).or_default() += weight;
+            }
+        }
+        let begin = |m: u64| Nanos(m.saturating_mul(window));
+        let mut moment_class: BTreeMap<u64, u32> = BTreeMap::new();
+        for (&m, &n) in &moments {
+            if n >= MOMENT_HURTS_MIN {
+                let (all, _) = self.moments.between(begin(m), begin(m + 1));
+                moment_class.insert(m, problem.noise_class(all.max(f64::from(n))));
+            }
+        }
+        let mut host_class: BTreeMap<(u64, HostId), u32> = BTreeMap::new();
+        for (&(m, host), &n) in &hosts {
+            if n >= HOST_HURTS_MIN {
+                let span = self.rings.span(begin(m), begin(m + 1));
+                let all: f64 = crate::map::Components::host_nics(&self.fabric, host)
+                    .map(|nic| {
+                        let up = self.fabric.access_link(nic);
+                        span.of(up.index()).observations + span.of(up.reverse().index()).observations
+                    })
+                    .sum();
+                host_class.insert((m, host), problem.noise_class(all.max(f64::from(n))));
+            }
+        }
+        hurts
+            .iter()
+            .map(|&i| {
+                let o = &self.hurt[i as usize];
+                let m = moment(o);
+                let of = |h: HostId| host_class.get(&(m, h)).copied().unwrap_or(NO_CLASS);
+                let (a, b) = self.hosts_of(o).map_or((NO_CLASS, NO_CLASS), |(a, b)| (of(a), of(b)));
+                [moment_class.get(&m).copied().unwrap_or(NO_CLASS), a, b]
+            })
+            .collect()
+    }
+
+    /// Estimates what is usual over the longest span.
+    fn learn_background(&mut self, signal: Signal) {
+        let (problem, hurts, _) = self.problem(signal, self.config.look_back);
+        let norm = signal.norm(&self.config);
+        let fresh = Background {
+            hazard: norm.background / fabric::MAX_PATH_LINKS as f64,
+            noise: norm.noise,
+        };
+        let learned = if hurts.is_empty() {
+            fresh
+        } else {
+            let located = problem.localize(&self.params(signal, false));
+            Background { hazard: located.background.max(fresh.hazard), noise: located.noise.max(fresh.noise) }
+        };
+        self.background[signal as usize] = learned;
+    }
+
+    /// Packets and observations across a set of links in a span, each packet counted `times` times.
+    pub(crate) fn crossed(&self, links: &[u32], times: f64, since: Nanos, until: Nanos) -> Crossing {
+        let window = self.rings.span(since, until);
+        let unknown = self.unknown.as_ref().map(|r| r.span(since, until));
+        let mut out = Crossing::default();
+        for &l in links {
+            let c = window.of(l as usize);
+            out.packets += c.packets / times;
+            out.observations += c.observations / times;
+            if let Some(unknown) = &unknown
+                && let Some((ring, weight)) = self.unknown_ring(LinkId(l))
+            {
+                let c = unknown.of(ring);
+                out.packets += weight * c.packets / times;
+                out.observations += weight * c.observations / times;
+            }
+        }
+        out
+    }
+}
+

@@ -1,0 +1,176 @@
+//! What is counted at hosts: stalls, silence, damaged packets.
+//!
+//! How: a bounded list of the last windows a host. A host stalls when a large share of what it did was late, in
+//! several windows, and clearly more than on the other hosts (a machine that is slow everywhere is nobody's fault).
+//!
+//! Absent on purpose: packet loss; that is the localizer's.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use fabric::Fabric;
+use wire::{Component, ComponentObservation, Counter, HostId, Nanos};
+
+/// Most windows kept a host and counter.
+const WINDOWS_MAX: usize = 64;
+/// How far back stalls are looked for.
+const SPAN: Nanos = Nanos::from_secs(10);
+/// Share of a host's chances that must be late.
+const STALL_SHARE_MIN: f64 = 0.2;
+/// … and how many times the median host.
+const STALL_TIMES_MIN: f64 = 5.0;
+/// Windows and events that make a stall.
+const STALL_WINDOWS_MIN: usize = 3;
+const STALL_EVENTS_MIN: u64 = 6;
+/// A silence this long means that the agent is gone.
+pub(crate) const SILENT_SECS_MIN: u64 = 3;
+
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    end: Nanos,
+    start: Nanos,
+    delta: u64,
+    of: u64,
+    size_ns: u64,
+}
+
+/// A host that stalls, and on what evidence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Stall {
+    pub(crate) host: HostId,
+    pub(crate) share: f64,
+    pub(crate) windows: usize,
+    pub(crate) events: u64,
+    pub(crate) of: u64,
+    pub(crate) size_ns: u64,
+    pub(crate) first: Nanos,
+    pub(crate) last: Nanos,
+    /// Share on the median host.
+    pub(crate) usual: f64,
+}
+
+/// Counters of every host that reported any.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    counts: BTreeMap<(HostId, Counter), VecDeque<Count>>,
+}
+
+impl Hosts {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the component is in the fabric.
+    pub(crate) fn knows(&self, fabric: &Fabric, o: &ComponentObservation) -> bool {
+        o.producer.0 < fabric.shape.hosts
+            && match o.component {
+                Component::Host(h) => h.0 < fabric.shape.hosts,
+                Component::Nic(n) => n.0 < fabric.nics(),
+                Component::Switch(s) => s.0 < fabric.switches(),
+                Component::Link(l) => fabric.exists(l),
+            }
+    }
+
+    pub(crate) fn take(&mut self, fabric: &Fabric, o: &ComponentObservation) {
+        let host = match o.component {
+            Component::Host(h) => h,
+            Component::Nic(n) => fabric.nic_parts(n).1,
+            // Counters of switches and links have no producer yet; they are counted and otherwise wait for one.
+            Component::Link(_) | Component::Switch(_) => return,
+        };
+        let list = self.counts.entry((host, o.counter)).or_default();
+        if list.len() >= WINDOWS_MAX {
+            list.pop_front();
+        }
+        list.push_back(Count {
+            start: o.window.start,
+            end: o.window.end(),
+            delta: o.delta,
+            of: o.of,
+            size_ns: o.size_ns,
+        });
+    }
+
+    /// Events of a counter at a host from `since` on.
+    pub(crate) fn sum(&self, host: HostId, counter: Counter, since: Nanos) -> u64 {
+        self.counts
+            .get(&(host, counter))
+            .map_or(0, |l| l.iter().filter(|c| c.end >= since).map(|c| c.delta).sum())
+    }
+
+    /// Whether a host's agent has been silent in the last seconds.
+    pub(crate) fn silent(&self, host: HostId, now: Nanos) -> bool {
+        self.counts.get(&(host, Counter::AgentSilent)).is_some_and(|l| {
+            l.iter().any(|c| c.delta >= SILENT_SECS_MIN && c.end + Nanos::from_secs(5) >= now)
+        })
+    }
+
+    /// Hosts that report any silence, newest first in each.
+    pub(crate) fn silent_hosts(&self, now: Nanos) -> Vec<HostId> {
+        self.counts
+            .keys()
+            .filter(|k| k.1 == Counter::AgentSilent)
+            .map(|k| k.0)
+            .filter(|&h| self.silent(h, now))
+            .collect()
+    }
+
+    /// How late a host is, whatever counter says so.
+    fn lateness(&self, host: HostId, now: Nanos) -> Option<Stall> {
+        let mut out: Option<Stall> = None;
+        for counter in [Counter::ResponderStall, Counter::SenderStall] {
+            let Some(list) = self.counts.get(&(host, counter)) else { continue };
+            let recent = || list.iter().filter(|c| c.end + SPAN >= now && c.of > 0);
+            let (events, of) = recent().fold((0u64, 0u64), |s, c| {
+                (s.0.saturating_add(c.delta), s.1.saturating_add(c.of))
+            });
+            if of == 0 {
+                continue;
+            }
+            // A stall of half the time is a stall, so the windows without one do not speak against it.
+            let hurt = || recent().filter(|c| c.delta * 10 >= c.of);
+            let windows = hurt().count();
+            let (late, chances) = hurt().fold((0u64, 0u64), |s, c| {
+                (s.0.saturating_add(c.delta), s.1.saturating_add(c.of))
+            });
+            let share = if chances == 0 { 0.0 } else { late as f64 / chances as f64 };
+            let mut sizes: Vec<u64> = hurt().map(|c| c.size_ns).collect();
+            sizes.sort_unstable();
+            let stall = Stall {
+                host,
+                share,
+                windows,
+                events,
+                of,
+                size_ns: sizes.get(sizes.len() / 2).copied().unwrap_or(0),
+                first: hurt().map(|c| c.start).min().unwrap_or(now),
+                last: hurt().map(|c| c.end).max().unwrap_or(Nanos::ZERO),
+                usual: 0.0,
+            };
+            if out.is_none_or(|o| stall.share * (stall.windows as f64) > o.share * (o.windows as f64)) {
+                out = Some(stall);
+            }
+        }
+        out
+    }
+
+    /// The hosts that stall now.
+    pub(crate) fn stalls(&self, now: Nanos) -> Vec<Stall> {
+        let mut hosts: Vec<HostId> = self.counts.keys().map(|k| k.0).collect();
+        hosts.dedup();
+        let mut all: Vec<Stall> = hosts.iter().filter_map(|&h| self.lateness(h, now)).collect();
+        let mut windows: Vec<usize> = all.iter().map(|s| s.windows).collect();
+        windows.sort_unstable();
+        let usual_windows = windows.get(windows.len() / 2).copied().unwrap_or(0);
+        let mut shares: Vec<f64> = all.iter().map(|s| s.events as f64 / s.of.max(1) as f64).collect();
+        shares.sort_by(f64::total_cmp);
+        let usual = shares.get(shares.len() / 2).copied().unwrap_or(0.0);
+        all.iter_mut().for_each(|s| s.usual = usual);
+        all.retain(|s| {
+            s.share >= STALL_SHARE_MIN
+                && s.windows >= STALL_WINDOWS_MIN.max(2 * usual_windows)
+                && s.events >= STALL_EVENTS_MIN
+                && s.events as f64 / s.of.max(1) as f64 >= STALL_TIMES_MIN * usual
+        });
+        all
+    }
+}

@@ -1,0 +1,437 @@
+//! A small world for tests: hosts that probe random paths of a fabric, links that are ill, and no packets at all.
+//! Every number follows from the seed.
+
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use selvedge_diagnose::{Config, Engine, Event};
+use fabric::{Fabric, LinkParams, Mode, Shape};
+use std::sync::Arc;
+use wire::{
+    ClockQuality, Component, ComponentObservation, Counter, DelaySummary, Epoch, HostId, Known, Leg, LinkId,
+    Nanos, PathId, PathObservation, PathRef, PlaneId, Source, Window,
+};
+
+/// SplitMix64.
+#[derive(Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+    pub fn below(&mut self, n: u32) -> u32 {
+        (self.next() % u64::from(n.max(1))) as u32
+    }
+    pub fn binomial(&mut self, n: u32, p: f64) -> u32 {
+        if p <= 0.0 {
+            return 0;
+        }
+        // By gaps, so that small rates cost nothing.
+        if p < 0.05 {
+            let (mut k, mut at) = (0, 0.0);
+            loop {
+                at += (self.unit().max(1e-300).ln() / (1.0 - p).ln()).floor() + 1.0;
+                if at > f64::from(n) {
+                    return k;
+                }
+                k += 1;
+            }
+        }
+        (0..n).filter(|_| self.unit() < p).count() as u32
+    }
+}
+
+pub fn fabric(planes: u32, leaves: u32, spines: u32, hosts_per_leaf: u32) -> Arc<Fabric> {
+    Arc::new(Fabric {
+        name: "test".into(),
+        mode: Mode::Srv6,
+        shape: Shape {
+            planes,
+            leaves,
+            spines,
+            hosts: leaves * hosts_per_leaf,
+            hosts_per_leaf,
+            rails: 1,
+            cables: 1,
+        },
+        epoch: Epoch(7),
+        access: LinkParams { rate_bps: 100_000_000_000, latency_ns: 500 },
+        trunk: LinkParams { rate_bps: 400_000_000_000, latency_ns: 500 },
+        parallel: 1,
+        removed: Vec::new(),
+        added: Vec::new(),
+    })
+}
+
+/// What a link does to packets.
+#[derive(Clone, Copy, Debug)]
+pub enum Illness {
+    /// Loses this share.
+    Loss(f64),
+    /// Loses everything of this share of the flows.
+    Flows(f64),
+    /// Damages this share: lost, and counted at the receiver.
+    Corrupt(f64),
+    Reorder(f64),
+    Ecn(f64),
+    /// Adds this many nanoseconds to every packet.
+    Delay(u64),
+    /// A full queue: late, and this share lost.
+    Full(u64, f64),
+    /// Loses everything for `on` out of `period`.
+    Flap { period: Nanos, on: Nanos },
+}
+
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub links: Vec<LinkId>,
+    pub illness: Illness,
+    pub from: Nanos,
+    pub until: Nanos,
+}
+
+impl Fault {
+    pub fn on(links: impl IntoIterator<Item = LinkId>, illness: Illness, from: u64, until: u64) -> Fault {
+        Fault {
+            links: links.into_iter().collect(),
+            illness,
+            from: Nanos::from_secs(from),
+            until: Nanos::from_secs(until),
+        }
+    }
+}
+
+pub struct World {
+    pub fabric: Arc<Fabric>,
+    pub random: Random,
+    pub faults: Vec<Fault>,
+    /// Packets a slot and window.
+    pub packets: u32,
+    /// Slots a host, plane and window.
+    pub slots: u32,
+    pub window: Nanos,
+    /// Loss rate of every healthy link.
+    pub background: f64,
+    /// Whether paths are known.
+    pub known: Known,
+    /// Share of (host, window) pairs in which the host loses some of what arrives.
+    pub bursts: f64,
+    /// Hosts whose agents are stopped, from and until.
+    pub stopped: Vec<(HostId, Nanos, Nanos)>,
+    /// Hosts that stall, from and until.
+    pub stalled: Vec<(HostId, Nanos, Nanos)>,
+    /// Whole windows in which the machine was stalled: everything loses.
+    pub stalls_at: Vec<Nanos>,
+    pub time: Nanos,
+    /// Packets that crossed each link since the beginning.
+    pub crossed: Vec<u64>,
+    pub sequence: u64,
+}
+
+const START: Nanos = Nanos::from_secs(1_000_000);
+
+impl World {
+    pub fn new(fabric: Arc<Fabric>, seed: u64) -> World {
+        let crossed = vec![0; fabric.link_bound() as usize];
+        World {
+            fabric,
+            random: Random(seed),
+            faults: Vec::new(),
+            packets: 10,
+            slots: 16,
+            window: Nanos::from_millis(500),
+            background: 0.0,
+            known: Known::Exact,
+            bursts: 0.0,
+            stopped: Vec::new(),
+            stalled: Vec::new(),
+            stalls_at: Vec::new(),
+            time: START,
+            crossed,
+            sequence: 0,
+        }
+    }
+
+    /// A moment of this world, in seconds since its beginning.
+    pub fn at(secs: f64) -> Nanos {
+        START + Nanos::from_secs_f64(secs)
+    }
+    pub fn since_start(t: Nanos) -> f64 {
+        t.since(START).as_secs_f64()
+    }
+
+    fn illness(&self, link: LinkId, now: Nanos) -> impl Iterator<Item = Illness> + '_ {
+        let now = now.since(START);
+        self.faults
+            .iter()
+            .filter(move |f| f.from <= now && now < f.until && f.links.contains(&link))
+            .map(|f| f.illness)
+    }
+
+    fn is(list: &[(HostId, Nanos, Nanos)], host: HostId, now: Nanos) -> bool {
+        let now = now.since(START);
+        list.iter().any(|(h, from, until)| *h == host && *from <= now && now < *until)
+    }
+
+    /// What happens to `n` packets of flow `flow` on a path; `(lost, damaged, reordered, marked, delay)`.
+    fn send(&mut self, path: PathId, n: u32, flow: u64, now: Nanos) -> (u32, u32, u32, u32, u64) {
+        let links = self.fabric.path_links(path).unwrap();
+        let (mut left, mut damaged, mut reordered, mut marked, mut delay) = (n, 0, 0, 0, 0);
+        for &l in links.iter() {
+            self.crossed[l.index()] += u64::from(left);
+            let lost = self.random.binomial(left, self.background);
+            left -= lost;
+            for i in self.illness(l, now).collect::<Vec<_>>() {
+                match i {
+                    Illness::Loss(p) => left -= self.random.binomial(left, p),
+                    Illness::Flows(p) => {
+                        let mut r = Random(flow.wrapping_mul(0x1234_5677).wrapping_add(u64::from(l.0)));
+                        r.next();
+                        if r.unit() < p {
+                            left = 0;
+                        }
+                    }
+                    Illness::Corrupt(p) => {
+                        let k = self.random.binomial(left, p);
+                        damaged += k;
+                        left -= k;
+                    }
+                    Illness::Reorder(p) => reordered += self.random.binomial(left, p),
+                    Illness::Ecn(p) => marked += self.random.binomial(left, p),
+                    Illness::Delay(ns) => delay += ns,
+                    Illness::Full(ns, p) => {
+                        delay += ns;
+                        left -= self.random.binomial(left, p);
+                    }
+                    Illness::Flap { period, on } => {
+                        if now.since(START).0 % period.0 < on.0 {
+                            left = 0;
+                        }
+                    }
+                }
+            }
+        }
+        (n - left, damaged, reordered.min(left), marked.min(left), delay)
+    }
+
+    fn leg(&mut self, path: PathId) -> Leg {
+        Leg { path, known: self.known }
+    }
+
+    /// One window of everything, handed to `take` as it would arrive at its end.
+    pub fn window(
+        &mut self,
+        mut take: impl FnMut(Nanos, Result<PathObservation, ComponentObservation>),
+    ) -> Nanos {
+        let f = self.fabric.clone();
+        let start = self.time;
+        let window = Window { start, length: self.window };
+        let end = window.end();
+        self.time = end;
+        let stall_all = self.stalls_at.contains(&start.since(START));
+        let mut bursting = vec![0.0; f.shape.hosts as usize];
+        for b in &mut bursting {
+            if self.random.unit() < self.bursts {
+                *b = 0.3 * self.random.unit();
+            }
+        }
+        let mut damaged_at = vec![0u64; f.shape.hosts as usize];
+        for h in 0..f.shape.hosts {
+            let host = HostId(h);
+            if World::is(&self.stopped, host, start) {
+                continue;
+            }
+            for plane in 0..f.shape.planes {
+                let from = f.nic(PlaneId(plane as u8), host, 0).unwrap();
+                for slot in 0..self.slots {
+                    let mut peer = self.random.below(f.shape.hosts - 1);
+                    if peer >= h {
+                        peer += 1;
+                    }
+                    let to = f.nic(PlaneId(plane as u8), HostId(peer), 0).unwrap();
+                    let (la, lb) = (f.nic_leaf_port(from).0, f.nic_leaf_port(to).0);
+                    let lanes = if la == lb { 1 } else { f.lanes() };
+                    let there = f.path(from, to, self.random.below(lanes)).unwrap();
+                    let back = f.path(to, from, self.random.below(lanes)).unwrap();
+                    let n = self.packets;
+                    let entropy = (self.random.next() & 0xffff) as u16;
+                    let flow = there.0.wrapping_mul(65_537).wrapping_add(u64::from(entropy % 8));
+                    let (mut lost, damaged, reordered, marked, delay) = self.send(there, n, flow, start);
+                    damaged_at[peer as usize] += u64::from(damaged);
+                    let noise = |w: &mut World, left: u32, host: u32, bursting: &[f64]| {
+                        let p = if stall_all { 0.5 } else { bursting[host as usize] };
+                        w.random.binomial(left, p)
+                    };
+                    lost += noise(self, n - lost, peer, &bursting);
+                    if World::is(&self.stopped, HostId(peer), start) {
+                        lost = n;
+                    }
+                    let arrived = n - lost;
+                    let (mut lost_back, damaged, reordered_back, marked_back, delay_back) =
+                        self.send(back, arrived, flow, start);
+                    damaged_at[h as usize] += u64::from(damaged);
+                    lost_back += noise(self, arrived - lost_back, h, &bursting);
+                    let stalled = World::is(&self.stalled, HostId(peer), start)
+                        || World::is(&self.stalled, host, start);
+                    let base = PathObservation {
+                        window,
+                        producer: host,
+                        sequence: 0,
+                        epoch: f.epoch,
+                        path: PathRef::OneWay(Leg { path: there, known: Known::Exact }),
+                        class: 0,
+                        size_log2: 8,
+                        entropy: entropy % 8,
+                        sent: n,
+                        lost: 0,
+                        reordered: 0,
+                        ecn_marked: 0,
+                        delay: None,
+                        source: Source::Probe,
+                    };
+                    let _ = slot;
+                    let (forward, backward) = (self.leg(there), self.leg(back));
+                    if lost + lost_back == n {
+                        self.sequence += 1;
+                        take(
+                            end,
+                            Ok(PathObservation {
+                                sequence: self.sequence,
+                                path: PathRef::RoundTrip { forward, backward },
+                                lost: n,
+                                ..base
+                            }),
+                        );
+                        continue;
+                    }
+                    for (leg, sent, lost, reordered, marked, delay) in [
+                        (forward, n, lost, reordered, marked, delay),
+                        (backward, arrived, lost_back, reordered_back, marked_back, delay_back),
+                    ] {
+                        self.sequence += 1;
+                        let count = sent - lost;
+                        let late = if delay > 0 && !stalled { count } else { 0 };
+                        let over = late.max(self.random.binomial(count, 0.001));
+                        take(
+                            end,
+                            Ok(PathObservation {
+                                sequence: self.sequence,
+                                path: PathRef::OneWay(leg),
+                                sent,
+                                lost,
+                                reordered: reordered.min(count),
+                                ecn_marked: marked.min(count),
+                                delay: Some(DelaySummary {
+                                    clock: ClockQuality::Same,
+                                    count,
+                                    over,
+                                    excess_ns: if late > 0 { delay } else { 20_000 * u64::from(over > 0) },
+                                    min_ns: 1_000,
+                                    p50_ns: 2_000,
+                                    max_ns: 9_000,
+                                }),
+                                ..base
+                            }),
+                        );
+                    }
+                }
+            }
+            let stalled = World::is(&self.stalled, host, start);
+            take(
+                end,
+                Err(ComponentObservation {
+                    window,
+                    producer: host,
+                    epoch: f.epoch,
+                    component: Component::Host(host),
+                    counter: Counter::SenderStall,
+                    delta: if stalled { 30 } else { u64::from(self.random.unit() < 0.02) },
+                    of: 100,
+                    size_ns: if stalled { 40_000_000 } else { 1_000_000 },
+                }),
+            );
+            if damaged_at[h as usize] > 0 {
+                take(
+                    end,
+                    Err(ComponentObservation {
+                        window,
+                        producer: host,
+                        epoch: f.epoch,
+                        component: Component::Host(host),
+                        counter: Counter::ChecksumError,
+                        delta: damaged_at[h as usize],
+                        of: 0,
+                        size_ns: 0,
+                    }),
+                );
+            }
+        }
+        end
+    }
+
+    /// Runs the engine on this world for `secs` seconds; what it had to tell, with when it told.
+    pub fn run(&mut self, engine: &mut Engine, secs: f64) -> Vec<(f64, Event)> {
+        let mut out = Vec::new();
+        let until = self.time + Nanos::from_secs_f64(secs);
+        while self.time < until {
+            let mut all = Vec::new();
+            let end = self.window(|at, o| all.push((at, o)));
+            for (at, o) in all {
+                match o {
+                    Ok(o) => {
+                        engine.handle_path(at, &o);
+                    }
+                    Err(o) => {
+                        engine.handle_component(at, &o);
+                    }
+                }
+            }
+            // As the hub would: the timer runs between one window and the next.
+            let mut at = end;
+            while at < end + self.window {
+                engine.handle_timeout(at);
+                while let Some(e) = engine.poll_event() {
+                    out.push((World::since_start(at), e));
+                }
+                at += Nanos::from_millis(100);
+            }
+        }
+        out
+    }
+}
+
+pub fn engine(fabric: &Arc<Fabric>) -> Engine {
+    Engine::new(fabric.clone(), Config::default())
+}
+
+/// One line an event, for snapshots.
+pub fn line(fabric: &Fabric, at: f64, e: &Event) -> String {
+    let what = match e {
+        Event::Opened(_) => "opened",
+        Event::Updated(_) => "updated",
+        Event::Closed(_) => "closed",
+        Event::Reopened(_) => "reopened",
+    };
+    let v = e.verdict();
+    format!(
+        "{at:6.1} {what} #{} {} {} {} rate {:.4} [{:.4}, {:.4}] conf {:.2} hurt {:?} alt {:?} flap {:?}",
+        v.id,
+        v.component.kind(),
+        fabric.component_name(v.component),
+        v.kind,
+        v.rate,
+        v.rate_low,
+        v.rate_high,
+        v.confidence,
+        v.evidence.crossing_hurt,
+        v.alternatives.iter().map(|c| fabric.component_name(*c)).collect::<Vec<_>>(),
+        v.flap.map(|f| (f.period.as_secs_f64(), f.duty)),
+    )
+}
