@@ -31,6 +31,7 @@ const NDA_LLADDR: u16 = 2;
 const NUD_PERMANENT: u16 = 0x80;
 const AF_INET6: u8 = libc::AF_INET6 as u8;
 const UP: u32 = libc::IFF_UP as u32;
+const RUNNING: u32 = libc::IFF_RUNNING as u32;
 
 /// The number of the loopback interface in every namespace.
 pub const LOOPBACK: u32 = 1;
@@ -96,7 +97,9 @@ pub fn set_up(batch: &mut Batch, index: u32, up: bool) {
 
 /// Sets the largest packet of a link.
 pub fn set_mtu(batch: &mut Batch, index: u32, mtu: u32) {
-    batch.message("MTU of link", index, RTM_NEWLINK, 0, &ifinfo(index, 0, 0)).attr(IFLA_MTU, &mtu.to_ne_bytes());
+    batch
+        .message("MTU of link", index, RTM_NEWLINK, 0, &ifinfo(index, 0, 0))
+        .attr(IFLA_MTU, &mtu.to_ne_bytes());
 }
 
 /// Removes a link; a veth's other end goes with it.
@@ -139,6 +142,8 @@ pub struct Link {
     pub name: String,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it can carry packets: up, its other end too, and the kernel has noticed (which it does a little later).
+    pub running: bool,
 }
 
 /// The links of the namespace the socket belongs to.
@@ -154,7 +159,13 @@ pub fn list(socket: &mut Netlink) -> Result<Vec<Link>> {
             .find(|(kind, _)| *kind == IFLA_IFNAME)
             .map(|(_, v)| String::from_utf8_lossy(v).trim_end_matches('\0').to_string());
         if let Some(name) = name {
-            links.push(Link { index: ne32(body, 4), name, up: ne32(body, 8) & UP != 0 });
+            let flags = ne32(body, 8);
+            links.push(Link {
+                index: ne32(body, 4),
+                name,
+                up: flags & UP != 0,
+                running: flags & RUNNING != 0,
+            });
         }
     })?;
     Ok(links)

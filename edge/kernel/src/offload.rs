@@ -6,6 +6,7 @@
 
 use crate::Result;
 use crate::genl::Genl;
+use std::os::fd::BorrowedFd;
 
 const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
 const ETHTOOL_A_FEATURES_HEADER: u16 = 1;
@@ -36,6 +37,11 @@ const SEGMENTATION_AND_CHECKSUM: [&str; 13] = [
     "tx-udp-segmentation",
     "tx-checksum-ip-generic",
 ];
+
+/// Lets one write on a UDP socket be cut into datagrams of so many bytes, on the wire or as late as possible before it.
+pub fn segment_udp(socket: BorrowedFd<'_>, bytes: u16) -> Result<()> {
+    crate::udp::set(socket, "setsockopt(UDP_SEGMENT)", libc::SOL_UDP, libc::UDP_SEGMENT, &i32::from(bytes))
+}
 
 /// Turns segmentation and checksum offload of an interface of this thread's namespace on or off.
 pub fn set_tx_offload(index: u32, on: bool) -> Result<()> {

@@ -49,6 +49,14 @@ pub enum Error {
         /// The most nodes.
         limit: u32,
     },
+    /// A cable does not come up.
+    #[error("{ifname} in {netns} does not come up")]
+    NoCarrier {
+        /// The namespace.
+        netns: String,
+        /// The interface in it.
+        ifname: String,
+    },
     /// A file of the lab's could not be used.
     #[error("{}: {kind}", .path.display())]
     File {

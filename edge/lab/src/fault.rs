@@ -180,6 +180,7 @@ impl Lab {
 
     /// Brings links to what the faults in the book make of them.
     fn settle(&self, book: &mut Book, links: Vec<LinkId>) -> Result<()> {
+        let mut healed = Vec::new();
         for id in links {
             let mut kinds = Vec::new();
             for fault in book.faults.iter().filter(|f| f.links.contains(&id.0)) {
@@ -191,11 +192,23 @@ impl Lab {
             }
             let effect = Effect::of(id, kinds.into_iter());
             let given = book.links.remove(&id.0).unwrap_or_default();
+            let came_up = given.down && !effect.down;
             let given = self.bring(id, &effect, given)?;
             if given != Given::default() {
                 book.links.insert(id.0, given);
             }
             self.dir.write(FILE, book)?;
+            if came_up {
+                healed.push(id);
+            }
+        }
+        // Only when all are up: the other end of one may be the next of the list.
+        let down: BTreeSet<LinkId> =
+            book.links.iter().filter(|(_, given)| given.down).map(|(&l, _)| LinkId(l)).collect();
+        for id in healed {
+            for (member, _) in [self.wiring.sender(id), self.wiring.receiver(id)].into_iter().flatten() {
+                self.wiring.wait_running(member, &down)?;
+            }
         }
         Ok(())
     }

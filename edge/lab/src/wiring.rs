@@ -18,7 +18,9 @@ use kernel::netlink::{Batch, Netlink};
 use kernel::netns::{self, Netns};
 use kernel::route::{Action, Hop};
 use kernel::{link, route, sysctl};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 use wire::LinkId;
 
 /// The most nodes of a lab. A namespace takes about half a megabyte.
@@ -27,6 +29,9 @@ pub const NODES_MAX: u32 = 4096;
 pub const MTU: u32 = 9100;
 /// The IOAM namespace (RFC 9197) nodes fill traces in.
 pub const IOAM_NAMESPACE: u16 = 123;
+/// How long the kernel may take to notice that both ends of a cable are up.
+const RUNNING_WITHIN: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(1);
 /// First interface number of a node's ports.
 const FIRST_INDEX: u32 = 10;
 
@@ -135,7 +140,33 @@ impl Wiring {
             })??;
             step()?;
         }
+        for member in &self.members {
+            self.wait_running(member, &BTreeSet::new())?;
+        }
         Ok(())
+    }
+
+    /// Waits until the ports of a node carry packets, but for those that are down on purpose at either end. The kernel
+    /// notices a cable in the background, and drops what is sent before.
+    pub(crate) fn wait_running(&self, member: &Member, down: &BTreeSet<LinkId>) -> Result<()> {
+        let _inside = netns::enter(&member.netns)?;
+        let mut socket = Netlink::route()?;
+        let begin = Instant::now();
+        loop {
+            let links = link::list(&mut socket)?;
+            let waits = |port: &&Port| {
+                !down.contains(&port.link)
+                    && !down.contains(&port.link.reverse())
+                    && links.iter().any(|l| l.index == port.index && !l.running)
+            };
+            match member.ports.iter().find(waits) {
+                None => return Ok(()),
+                Some(port) if begin.elapsed() > RUNNING_WITHIN => {
+                    return Err(Error::NoCarrier { netns: member.netns.clone(), ifname: port.name.clone() });
+                }
+                Some(_) => std::thread::sleep(LOOK),
+            }
+        }
     }
 
     /// The interface that sends on a link, as the kernel is asked for it.

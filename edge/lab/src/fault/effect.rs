@@ -23,7 +23,7 @@ pub struct Effect {
 
 /// Chance that at least one of two independent things happens.
 fn either(a: f64, b: f64) -> f64 {
-    1.0 - (1.0 - a) * (1.0 - b)
+    a + b - a * b
 }
 
 impl Effect {
