@@ -1,2 +1,37 @@
-//! The agent room.
+//! The daemon of a host: takes its plan from the hub, probes, and reports what it saw.
+//!
+//! How: one thread runs the connection to the hub (tokio, gRPC over TLS in both directions), another one probes
+//! (`prober`). Between them is one bounded queue of observations. The order at start: connect, get the plan and
+//! with it the fabric, open the probe sockets (raw ones, in the host's network namespace), give up every
+//! capability, probe. So the time with privileges is the time until the hub answers, and before it everything that is
+//! not needed for those sockets is given up already.
+//!
+//! A plan for the same fabric is taken over while probing. A plan for another fabric needs other sockets; the privileges
+//! for them are gone by then, so the agent ends with [`AgentError::FabricChanged`] and whoever watches over it starts
+//! it again.
+//!
+//! Invariants: an observation is acknowledged by the hub, held, or counted as lost; after `kill -9` the next start has
+//! a new producer epoch, so nothing is taken for something older; memory is bounded.
+//! Absent on purpose: any judgement of what is sick, and any file on disk.
 #![forbid(unsafe_code)]
+
+pub mod prober;
+
+mod config;
+mod control;
+mod error;
+mod identity;
+mod outbox;
+mod probing;
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use control::run;
+pub use error::AgentError;
+
+/// What agent and hub say to each other: the service generated from `wire`'s one file.
+pub(crate) mod rpc {
+    #![allow(missing_docs, unreachable_pub, dead_code, clippy::all)]
+    include!(concat!(env!("OUT_DIR"), "/selvedge.v1.rs"));
+}

@@ -1,0 +1,48 @@
+//! What an agent needs to know before it starts. `app` fills it from arguments and files.
+
+use std::time::Duration;
+
+/// Settings of one agent.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where its hub takes agents, such as `https://hub.example:7443`.
+    pub hub: String,
+    /// Certificate chain, PEM. The subject's common name says which host this is, such as `host12`.
+    pub cert_pem: String,
+    /// Private key, PEM.
+    pub key_pem: String,
+    /// The authority that the hub's certificate must come from, PEM.
+    pub ca_pem: String,
+    /// Network namespace to probe from; the connection to the hub stays in the one the process was started in.
+    pub netns: Option<String>,
+    /// UDP port of STAMP (RFC 8762), default 862.
+    pub stamp_port: u16,
+    /// Observations kept while the hub does not acknowledge, default 65,536. The oldest go first and are counted.
+    pub buffer_rows: usize,
+    /// How often what was observed is sent, default 100 ms.
+    pub send_every: Duration,
+    /// First wait before connecting again, default 200 ms; doubles up to `retry_max`.
+    pub retry_min: Duration,
+    /// Longest such wait, default 5 s.
+    pub retry_max: Duration,
+    /// Give up capabilities once the sockets are open, default true. Tests in one process say false.
+    pub drop_capabilities: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            hub: String::new(),
+            cert_pem: String::new(),
+            key_pem: String::new(),
+            ca_pem: String::new(),
+            netns: None,
+            stamp_port: 862,
+            buffer_rows: 65_536,
+            send_every: Duration::from_millis(100),
+            retry_min: Duration::from_millis(200),
+            retry_max: Duration::from_secs(5),
+            drop_capabilities: true,
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The connection to the hub: opened, kept, opened again.
+//!
+//! How: an outer loop connects with growing, jittered waits in between; an inner one (`converse`) moves batches
+//! out and plans in until the stream breaks. Observations go into the outbox whether there is a connection or not.
+//! Invariants: the waits grow from `retry_min` to `retry_max` and start over after a conversation in which a plan
+//! came; a stop is noticed at any moment.
+
+use crate::config::Config;
+use crate::error::AgentError;
+use crate::identity::{common_name, host_number};
+use crate::outbox::Outbox;
+use crate::probing::{Open, Probing, read};
+use crate::rpc::ingest_client::IngestClient;
+use fabric::Fabric;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use wire::batch::PROTOCOL_VERSION;
+use wire::proto::agent_message::Kind;
+use wire::proto::hub_message::Kind as Answer;
+use wire::proto::{AgentMessage, Goodbye, Heartbeat, Hello, HubMessage};
+
+/// Messages handed to the stream and not yet written.
+const IN_FLIGHT: usize = 16;
+/// Largest plan, with the fabric's specification in it.
+const MESSAGE_BYTES_MAX: usize = 32 << 20;
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// A hub that has not acknowledged anything for so long, while something waits, is given up.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// At a stop, how long the last batches may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A future that is done when the agent is to stop.
+type Stop<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;
+
+fn wall_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How a conversation ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// Told to stop.
+    Stopped,
+    /// The stream broke, or the hub refused it.
+    Broken,
+}
+
+/// A jittered wait: between half of `base` and all of it.
+fn jittered(base: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    base / 2 + base.mul_f64((random % 1_000) as f64 / 2_000.0)
+}
+
+/// Runs until `stop` is done, which is the orderly end. Gives up capabilities of the calling thread: call it on the
+/// process's first thread, in a runtime without others.
+pub async fn run(config: Config, stop: impl Future<Output = ()> + Send) -> Result<(), AgentError> {
+    if config.drop_capabilities {
+        crate::probing::give_up_the_rest()?;
+    }
+    run_with(config, stop, &crate::probing::open).await
+}
+
+pub(crate) async fn run_with(
+    config: Config,
+    stop: impl Future<Output = ()> + Send,
+    open: &Open,
+) -> Result<(), AgentError> {
+    let name = common_name(&config.cert_pem)?;
+    let endpoint = endpoint(&config)?;
+    let mut agent =
+        Agent { config, name, endpoint, producer_epoch: wall_ns(), probing: None, last_wait: None };
+    let mut stop = std::pin::pin!(stop);
+    let outcome = agent.keep_connected(stop.as_mut(), open).await;
+    if let Some(p) = agent.probing {
+        p.prober.stop();
+    }
+    outcome
+}
+
+fn endpoint(config: &Config) -> Result<Endpoint, AgentError> {
+    let address = || AgentError::Address { hub: config.hub.clone() };
+    if !config.hub.starts_with("https://") {
+        return Err(address());
+    }
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&config.ca_pem))
+        .identity(Identity::from_pem(&config.cert_pem, &config.key_pem));
+    Endpoint::from_shared(config.hub.clone())
+        .map_err(|_| address())?
+        .tls_config(tls)
+        .map_err(|e| AgentError::Tls { reason: chain(&e) })
+        .map(|e| {
+            e.connect_timeout(CONNECT_WITHIN)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(Duration::from_secs(5))
+                .keep_alive_timeout(Duration::from_secs(5))
+                .keep_alive_while_idle(true)
+        })
+}
+
+/// Connects and says Hello.
+async fn connect(endpoint: &Endpoint, hello: Hello) -> Result<Stream, String> {
+    let channel: Channel = endpoint.connect().await.map_err(|e| chain(&e))?;
+    let (out, messages) = mpsc::channel(IN_FLIGHT);
+    // There is room: the channel is new.
+    let _ = out.try_send(AgentMessage { kind: Some(Kind::Hello(hello)) });
+    let mut client = IngestClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let answered = timeout(CONNECT_WITHIN, client.connect(ReceiverStream::new(messages))).await;
+    match answered {
+        Ok(Ok(inbound)) => Ok(Stream { out, inbound: inbound.into_inner() }),
+        Ok(Err(status)) => Err(format!("the hub refused: {}", status.message())),
+        Err(_) => Err("the hub did not answer".to_owned()),
+    }
+}
+
+/// What exists from the first plan on.
+struct Running {
+    fabric: Arc<Fabric>,
+    prober: Box<dyn Probing>,
+    outbox: Outbox,
+}
+
+impl Running {
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut counters = self.prober.counters();
+        self.outbox.count_into(&mut counters);
+        counters
+    }
+    /// Moves what was observed into the outbox, as batches. An error where the prober has ended.
+    fn collect(&mut self) -> Result<(), AgentError> {
+        let Running { prober, outbox, .. } = self;
+        let alive = prober.take(&mut |observation| {
+            if outbox.add(&observation) {
+                outbox.cut(BTreeMap::new());
+            }
+        });
+        self.cut();
+        if alive { Ok(()) } else { Err(AgentError::ProberEnded) }
+    }
+    fn cut(&mut self) {
+        let counters = self.counters();
+        self.outbox.cut(counters);
+    }
+}
+
+struct Agent {
+    config: Config,
+    name: String,
+    endpoint: Endpoint,
+    producer_epoch: u64,
+    probing: Option<Running>,
+    last_wait: Option<Duration>,
+}
+
+/// An open stream.
+struct Stream {
+    out: mpsc::Sender<AgentMessage>,
+    inbound: Streaming<HubMessage>,
+}
+
+impl Agent {
+    async fn keep_connected(&mut self, mut stop: Stop<'_>, open: &Open) -> Result<(), AgentError> {
+        loop {
+            let hello = Hello {
+                version: PROTOCOL_VERSION,
+                host: host_number(&self.name),
+                producer_epoch: self.producer_epoch,
+                software: concat!("selvedge ", env!("CARGO_PKG_VERSION")).to_owned(),
+                capabilities: Vec::new(),
+                stamp_port: self.config.stamp_port.into(),
+            };
+            let connected = tokio::select! {
+                () = &mut stop => return Ok(()),
+                connected = connect(&self.endpoint, hello) => connected,
+            };
+            self.collect()?;
+            match connected {
+                Ok(stream) => {
+                    if self.converse(stream, stop.as_mut(), open).await? == End::Stopped {
+                        return Ok(());
+                    }
+                }
+                Err(reason) => tracing::warn!(hub = self.config.hub, %reason, "no connection to the hub"),
+            }
+            let base = self.last_wait.map_or(self.config.retry_min, |w| (w * 2).min(self.config.retry_max));
+            self.last_wait = Some(base);
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = sleep(jittered(base)) => {}
+            }
+            self.collect()?;
+        }
+    }
+
+    /// Talks until the stream breaks or the agent is to stop.
+    async fn converse(
+        &mut self,
+        mut stream: Stream,
+        mut stop: Stop<'_>,
+        open: &Open,
+    ) -> Result<End, AgentError> {
+        if let Some(p) = &mut self.probing {
+            p.outbox.rewind();
+        }
+        let mut tick = interval(self.config.send_every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut answered = Instant::now();
+        loop {
+            tokio::select! {
+                () = &mut stop => {
+                    self.farewell(stream).await;
+                    return Ok(End::Stopped);
+                }
+                message = stream.inbound.message() => {
+                    let kind = match message {
+                        Ok(Some(message)) => message.kind,
+                        Ok(None) => {
+                            tracing::info!("the hub closed the stream");
+                            return Ok(End::Broken);
+                        }
+                        Err(status) => {
+                            tracing::warn!(reason = status.message(), "the stream to the hub broke");
+                            return Ok(End::Broken);
+                        }
+                    };
+                    answered = Instant::now();
+                    match kind {
+                        Some(Answer::Ack(ack)) => self.acknowledge(ack.producer_epoch, ack.sequence),
+                        Some(Answer::Refusal(r)) => {
+                            tracing::warn!(reason = r.reason, batch = r.sequence, "the hub refuses");
+                            if r.sequence == 0 {
+                                return Ok(End::Broken);
+                            }
+                            // It is counted there; sending it again would change nothing.
+                            self.acknowledge(self.producer_epoch, r.sequence);
+                        }
+                        Some(Answer::Plan(plan)) => {
+                            self.take_plan(&plan, open)?;
+                            self.last_wait = None;
+                        }
+                        // A kind of a later version.
+                        None => {}
+                    }
+                }
+                _ = tick.tick() => {
+                    let beat = Heartbeat { now_ns: wall_ns() };
+                    // A full queue is a sign of life by itself.
+                    let _ = stream.out.try_send(AgentMessage { kind: Some(Kind::Heartbeat(beat)) });
+                    self.collect()?;
+                    if self.probing.as_ref().is_none_or(|p| p.outbox.is_empty()) {
+                        answered = Instant::now();
+                    }
+                    if answered.elapsed() > ANSWER_WITHIN {
+                        tracing::warn!("the hub acknowledges nothing");
+                        return Ok(End::Broken);
+                    }
+                }
+                permit = stream.out.clone().reserve_owned(), if self.has_unsent() => {
+                    let Ok(permit) = permit else { return Ok(End::Broken) };
+                    if let Some(batch) = self.probing.as_mut().and_then(|p| p.outbox.send()) {
+                        permit.send(AgentMessage { kind: Some(Kind::Batch(batch)) });
+                    }
+                }
+            }
+        }
+    }
+
+    fn collect(&mut self) -> Result<(), AgentError> {
+        self.probing.as_mut().map_or(Ok(()), Running::collect)
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.probing.as_ref().is_some_and(|p| p.outbox.has_unsent())
+    }
+
+    fn acknowledge(&mut self, producer_epoch: u64, sequence: u64) {
+        if let Some(p) = &mut self.probing {
+            p.outbox.acknowledge(producer_epoch, sequence);
+        }
+    }
+
+    /// A plan: the first one opens the sockets, a later one changes what is probed.
+    fn take_plan(&mut self, plan: &wire::proto::Plan, open: &Open) -> Result<(), AgentError> {
+        let (fabric, plan) = match read(plan) {
+            Ok(read) => read,
+            Err(reason) => {
+                tracing::error!(%reason, "the hub's plan cannot be used");
+                return Ok(());
+            }
+        };
+        match &mut self.probing {
+            Some(p) if p.fabric.epoch == fabric.epoch => p.prober.set_plan(plan),
+            Some(p) => Err(AgentError::FabricChanged { from: p.fabric.epoch, to: fabric.epoch }),
+            None => {
+                let host = fabric
+                    .host_by_name(&self.name)
+                    .ok_or(AgentError::Certificate { reason: "it names no host of the hub's fabric" })?;
+                let fabric = Arc::new(fabric);
+                tracing::info!(
+                    host = self.name,
+                    fabric = fabric.name,
+                    slots = plan.slots.len(),
+                    "probing begins"
+                );
+                let prober = open(&self.config, &fabric, host, plan)?;
+                let outbox = Outbox::new(self.producer_epoch, fabric.epoch, self.config.buffer_rows);
+                self.probing = Some(Running { fabric, prober, outbox });
+                Ok(())
+            }
+        }
+    }
+
+    /// An orderly end: the last observations, their acknowledgement, goodbye.
+    async fn farewell(&mut self, mut stream: Stream) {
+        // A prober that has just ended makes no difference here.
+        let _ = self.collect();
+        let last_words = async {
+            if let Some(p) = &mut self.probing {
+                while let Some(batch) = p.outbox.send() {
+                    stream.out.send(AgentMessage { kind: Some(Kind::Batch(batch)) }).await.ok()?;
+                }
+                while !p.outbox.is_empty() {
+                    if let Some(Answer::Ack(ack)) = stream.inbound.message().await.ok()??.kind {
+                        p.outbox.acknowledge(ack.producer_epoch, ack.sequence);
+                    }
+                }
+            }
+            stream.out.send(AgentMessage { kind: Some(Kind::Goodbye(Goodbye {})) }).await.ok()?;
+            // The hub closes the stream when it has heard it.
+            while let Ok(Some(_)) = stream.inbound.message().await {}
+            Some(())
+        };
+        if timeout(FAREWELL, last_words).await.ok().flatten().is_none() {
+            tracing::warn!("the hub did not hear the last observations");
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut out = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        out.push_str(": ");
+        out.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    out
+}
