@@ -46,7 +46,7 @@ fn sh(program: &str, args: &[&str], input: &str) -> String {
     let out = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(
-        out.status.success() || program == "ip",
+        out.status.success() || args.contains(&"-batch"),
         "{program} {args:?}: {said}{}",
         String::from_utf8_lossy(&out.stderr)
     );
@@ -100,13 +100,13 @@ impl World {
         Plan { slots, packets_per_second, window: Nanos::from_millis(200), ..Plan::default() }
     }
 
-    /// Drops one in `one_in` packets that arrive over a link, until told otherwise; 0 for none.
+    /// Drops one in `one_in` packets that arrive over a link, until told otherwise;
     fn drop_on(&self, link: LinkId, one_in: u32) {
         let at = self.fabric.link_device(link.reverse()).unwrap();
         let dev = self.fabric.ifname(link.reverse());
         let rule = format!(
-            "table netdev t {{ counter lost {{ }}\n chain c {{ type filter hook ingress device \"{dev}\" priority 0; \
-             meta protocol ip6 numgen inc mod {one_in} 0 counter name lost drop; }} }}\n"
+            "table netdev t {{\n counter lost {{\n }}\n chain c {{\n type filter hook ingress device \"{dev}\" priority 0;\n \
+             meta protocol ip6 numgen inc mod {one_in} 0 counter name lost drop\n }}\n}}\n"
         );
         sh("ip", &["netns", "exec", &self.netns(at), "nft", "-f", "-"], &rule);
     }

@@ -11,7 +11,7 @@
 use crate::collect::Way;
 use alloc::vec::Vec;
 use core::net::Ipv6Addr;
-use fabric::{Fabric, Tier};
+use fabric::{Device, Fabric, Tier};
 use wire::{Nanos, NicId, PathId, SwitchId, Window};
 
 /// IOAM node ids from here on are hosts: `HOST_NODES | host` (24 bits).
@@ -22,9 +22,10 @@ pub const HOST_NODES: u32 = 0x80_0000;
 pub struct Hop {
     /// IOAM node id, 24 bits: switch id + 1, or a host's.
     pub node: u32,
-    /// IOAM id of the interface it came in by; 0 and 0xffff mean unset. On trunks: parallel cable + 1.
+    /// IOAM id of the interface it came in by: its place among the device's ports, counted from 1. 0 and 0xffff mean
+    /// unset.
     pub ingress: u16,
-    /// IOAM id of the interface it went out by.
+    /// IOAM id of the interface it went out by, likewise.
     pub egress: u16,
 }
 
@@ -34,9 +35,16 @@ pub fn path_of_hops(fabric: &Fabric, from: NicId, to: NicId, hops: &[Hop]) -> Op
     let is_switch = |h: &&Hop| h.node > 0 && h.node < HOST_NODES;
     let switches: Vec<&Hop> = hops.iter().filter(is_switch).collect();
     let ids: Vec<SwitchId> = switches.iter().map(|h| SwitchId(h.node - 1)).collect();
-    let cable = |id: u16| (1..0xffff).contains(&id).then(|| u32::from(id) - 1);
+    // which of several parallel cables, only the spine's interfaces can say
     let cables = match switches.as_slice() {
-        [_, spine, _] => (cable(spine.ingress), cable(spine.egress)),
+        [_, spine, _] if fabric.shape.cables > 1 && spine.node <= fabric.switches() => {
+            let ports = fabric.ports(Device::Switch(SwitchId(spine.node - 1)));
+            let cable = |id: u16| {
+                let port = ports.get(usize::from(id).checked_sub(1)?)?;
+                fabric.cable_of(*port).err().map(|(_, _, cable)| cable)
+            };
+            (cable(spine.ingress), cable(spine.egress))
+        }
         _ => (None, None),
     };
     path_of_switches(fabric, from, to, &ids, cables)
