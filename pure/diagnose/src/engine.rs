@@ -34,6 +34,41 @@ pub(crate) struct Background {
     pub(crate) noise: f64,
 }
 
+/// An observation in which something was hurt, and the links it crossed.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    pub(crate) o: PathObservation,
+    links: [LinkId; Kept::LINKS],
+    len: u8,
+    /// Whether its path is known; otherwise the links are those of one path of many.
+    pub(crate) known: bool,
+}
+
+impl Kept {
+    const LINKS: usize = 2 * fabric::MAX_PATH_LINKS;
+
+    fn push(&mut self, l: LinkId) {
+        if !self.links().contains(&l)
+            && let Some(at) = self.links.get_mut(usize::from(self.len))
+        {
+            *at = l;
+            self.len += 1;
+        }
+    }
+
+    /// The links it crossed, if they are known.
+    pub(crate) fn links(&self) -> &[LinkId] {
+        self.links.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+}
+
+impl core::ops::Deref for Kept {
+    type Target = PathObservation;
+    fn deref(&self) -> &PathObservation {
+        &self.o
+    }
+}
+
 /// The online localizer of one fabric.
 pub struct Engine {
     pub(crate) fabric: Arc<Fabric>,
@@ -46,7 +81,7 @@ pub struct Engine {
     pub(crate) unknown: Option<Rings>,
     pub(crate) moments: Moments,
     /// Observations in which anything was hurt, in the order they came.
-    pub(crate) hurt: VecDeque<PathObservation>,
+    pub(crate) hurt: VecDeque<Kept>,
     /// How many of the newest have not been looked at.
     pub(crate) fresh: usize,
     pub(crate) background: [Background; 4],
@@ -137,19 +172,27 @@ impl Engine {
                 *links = self.links_of(*leg).ok_or(Reason::UnknownPath)?;
             }
         }
+        // A window belongs to the time before its end.
+        let within = Nanos(end.0.saturating_sub(1));
         let mut crossed = 0;
+        let mut known = true;
         for (leg, links) in legs.iter().zip(&paths) {
             let Some(leg) = leg else { break };
             crossed += links.len() as u64;
-            self.count(end, word(o.sent), *leg, links);
+            known &= leg.known != Known::Mixture;
+            self.count(within, word(o.sent), *leg, links);
         }
-        self.moments.add(end, crossed * u64::from(o.sent));
+        self.moments.add(within, crossed * u64::from(o.sent));
         self.counters.paths += 1;
         self.counters.packets += u64::from(o.sent);
         self.newest = self.newest.max(end);
         self.begun.get_or_insert(end);
         if o.lost > 0 || o.reordered > 0 || o.ecn_marked > 0 || o.delay.is_some_and(|d| d.over > 0) {
-            self.keep_hurt(o);
+            let mut kept = Kept { o: *o, links: [LinkId(0); Kept::LINKS], len: 0, known };
+            for &l in paths.iter().flat_map(|p| p.iter()) {
+                kept.push(l);
+            }
+            self.keep_hurt(kept);
         }
         if self.next_evaluation.is_none() {
             self.next_evaluation = Some(self.now + self.config.evaluate_every);
@@ -193,21 +236,21 @@ impl Engine {
         }
     }
 
-    fn keep_hurt(&mut self, o: &PathObservation) {
+    fn keep_hurt(&mut self, kept: Kept) {
         self.counters.hurt += 1;
         let oldest = self.now.since(self.config.look_back);
         while let Some(front) = self.hurt.front() {
             let full = self.hurt.len() >= self.config.hurt_max;
-            if !full && front.window.end() >= oldest {
+            if !full && front.o.window.end() >= oldest {
                 break;
             }
             if full {
                 self.counters.hurt_forgotten += 1;
-                self.hurt_since = self.hurt_since.max(front.window.end());
+                self.hurt_since = self.hurt_since.max(front.o.window.end());
             }
             self.hurt.pop_front();
         }
-        self.hurt.push_back(*o);
+        self.hurt.push_back(kept);
         self.fresh = (self.fresh + 1).min(self.hurt.len());
     }
 

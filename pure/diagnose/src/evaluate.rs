@@ -5,9 +5,10 @@
 //! which a bound passes the threshold go to the localizer. So a quiet fabric costs nothing, and a fault is found on
 //! the span that fits it: a black hole in its first windows, a faint loss after minutes.
 
-use crate::engine::{Background, Engine};
+use crate::engine::{Background, Engine, Kept};
 use crate::localize::{Crossing, Finding, NO_CLASS, Params, Problem};
 use crate::signal::Signal;
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -21,8 +22,9 @@ const SPANS_MS: [u64; 22] = [
 ];
 /// Most spans localized in one evaluation.
 const SPANS_MAX: usize = 3;
-/// Most hurt observations weighed together; the newest.
+/// Most hurt observations counted, and most localized together; the newest. So many say all there is to say.
 const HURT_MAX: usize = 12_000;
+const LOCALIZED_MAX: usize = 2_000;
 /// A bound this much below the threshold is worth a closer look: the localizer may charge more exactly.
 const BOUND_SLACK: f64 = 1.0;
 /// Most paths a mixture is spread over.
@@ -54,7 +56,7 @@ impl Suspect {
 }
 
 /// Log-likelihood gain at most, if all `k` of `n` were hurt here and `p0` is usual.
-fn bound(k: f64, n: f64, p0: f64) -> f64 {
+pub(crate) fn bound(k: f64, n: f64, p0: f64) -> f64 {
     let n = n.max(k);
     let p = k / n.max(1.0);
     if p <= p0 {
@@ -110,16 +112,14 @@ impl Engine {
     }
 
     /// Every link a hurt observation may have crossed.
-    pub(crate) fn hurt_links(&self, o: &PathObservation) -> Vec<LinkId> {
-        let mut out = Vec::new();
-        for p in self.hurt_paths(o) {
-            for l in p {
-                if !out.contains(&LinkId(l)) {
-                    out.push(LinkId(l));
-                }
-            }
+    pub(crate) fn hurt_links<'a>(&self, kept: &'a Kept) -> Cow<'a, [LinkId]> {
+        if kept.known {
+            return Cow::Borrowed(kept.links());
         }
-        out
+        let mut out: Vec<LinkId> = self.hurt_paths(kept).into_iter().flatten().map(LinkId).collect();
+        out.sort_unstable();
+        out.dedup();
+        Cow::Owned(out)
     }
 
     fn leg_paths(&self, leg: Leg) -> Vec<Vec<u32>> {
@@ -161,16 +161,16 @@ impl Engine {
         Some((self.fabric.nic_parts(from).1, self.fabric.nic_parts(to).1))
     }
 
-    /// Places of the hurt observations of a signal since a moment, the newest at most [`HURT_MAX`], oldest first;
+    /// Places of the hurt observations of a signal since a moment, the newest at most `most`, oldest first;
     /// and from when on none is missing.
-    fn hurts_since(&self, signal: Signal, since: Nanos) -> (Vec<u32>, Nanos) {
+    fn hurts_since(&self, signal: Signal, since: Nanos, most: usize) -> (Vec<u32>, Nanos) {
         let mut out: Vec<u32> = Vec::new();
         let mut from = since.max(self.hurt_since);
         for (i, o) in self.hurt.iter().enumerate().rev() {
             if o.window.end() <= from || signal.counts(o).1 == 0 {
                 continue;
             }
-            if out.len() >= HURT_MAX {
+            if out.len() >= most {
                 from = from.max(o.window.end());
                 break;
             }
@@ -219,14 +219,14 @@ impl Engine {
             .filter(|&s| s <= self.config.look_back)
             .collect();
         let mut lost = vec![[0.0f64; SPANS_MS.len()]; suspects.len()];
-        let (hurts, _) = self.hurts_since(signal, self.newest.since(self.config.look_back));
+        let (hurts, _) = self.hurts_since(signal, self.newest.since(self.config.look_back), HURT_MAX);
         let mut crossed: Vec<u32> = Vec::new();
         for &i in &hurts {
             let o = &self.hurt[i as usize];
             let age = self.newest.since(o.window.end());
             let Some(span) = spans.iter().position(|&s| age < s) else { continue };
             crossed.clear();
-            for l in self.hurt_links(o) {
+            for l in self.hurt_links(o).iter() {
                 crossed.push(l.0);
                 crossed.extend(map.groups_of(l.0).iter().map(|&g| links + g));
             }
@@ -308,7 +308,7 @@ impl Engine {
     /// What was counted over a span, as a problem for the localizer; the places of its hurt observations; and the
     /// beginning of the span, later than asked for where too much was hurt.
     fn problem(&self, signal: Signal, span: Nanos) -> (Problem<'_>, Vec<u32>, Nanos) {
-        let (hurts, since) = self.hurts_since(signal, self.newest.since(span));
+        let (hurts, since) = self.hurts_since(signal, self.newest.since(span), LOCALIZED_MAX);
         let map = &self.components.map;
         let mut problem = Problem::new(map);
         let classes = self.noise_classes(signal, &hurts, &mut problem);
@@ -316,11 +316,18 @@ impl Engine {
         for (&i, class) in hurts.iter().zip(classes) {
             let o = &self.hurt[i as usize];
             let (sent, lost) = signal.counts(o);
-            let paths = self.hurt_paths(o);
-            let refs: Vec<&[u32]> = paths.iter().map(|p| &p[..]).collect();
+            let known: Vec<u32>;
+            let candidates: Vec<Vec<u32>>;
+            let refs: Vec<&[u32]> = if o.known {
+                known = o.links().iter().map(|l| l.0).collect();
+                vec![&known]
+            } else {
+                candidates = self.hurt_paths(o);
+                candidates.iter().map(|p| &p[..]).collect()
+            };
             problem.hurt(u64::from(sent), u64::from(lost), &refs, class);
-            let share = 1.0 / paths.len().max(1) as f64;
-            for &l in paths.iter().flatten() {
+            let share = 1.0 / refs.len().max(1) as f64;
+            for &l in refs.iter().copied().flatten() {
                 let c = sums.entry(l).or_default();
                 c.packets += share * f64::from(o.sent);
                 c.observations += share;
@@ -431,10 +438,7 @@ impl Engine {
     fn learn_background(&mut self, signal: Signal) {
         let (problem, hurts, _) = self.problem(signal, self.config.look_back);
         let norm = signal.norm(&self.config);
-        let fresh = Background {
-            hazard: norm.background / fabric::MAX_PATH_LINKS as f64,
-            noise: norm.noise,
-        };
+        let fresh = Background { hazard: norm.background / fabric::MAX_PATH_LINKS as f64, noise: norm.noise };
         let learned = if hurts.is_empty() {
             fresh
         } else {
@@ -464,4 +468,3 @@ impl Engine {
         out
     }
 }
-

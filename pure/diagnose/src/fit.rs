@@ -293,8 +293,13 @@ impl<'p> Fit<'p> {
             .iter()
             .map(|a| self.fine(a.component, a.hazard - self.base(a.component), -log1p(-a.dead)))
             .sum();
-        let noise: f64 =
-            self.classes.share.iter().zip(&self.problem.classes).map(|(&e, &n)| n * log1p(-e.min(0.95))).sum();
+        let noise: f64 = self
+            .classes
+            .share
+            .iter()
+            .zip(&self.problem.classes)
+            .map(|(&e, &n)| n * log1p(-e.min(0.95)))
+            .sum();
         hurt + fine + noise + (self.problem.observations) * log1p(-self.noise)
             - self.exposure * self.background
     }

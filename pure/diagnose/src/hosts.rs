@@ -120,18 +120,16 @@ impl Hosts {
         for counter in [Counter::ResponderStall, Counter::SenderStall] {
             let Some(list) = self.counts.get(&(host, counter)) else { continue };
             let recent = || list.iter().filter(|c| c.end + SPAN >= now && c.of > 0);
-            let (events, of) = recent().fold((0u64, 0u64), |s, c| {
-                (s.0.saturating_add(c.delta), s.1.saturating_add(c.of))
-            });
+            let (events, of) =
+                recent().fold((0u64, 0u64), |s, c| (s.0.saturating_add(c.delta), s.1.saturating_add(c.of)));
             if of == 0 {
                 continue;
             }
             // A stall of half the time is a stall, so the windows without one do not speak against it.
             let hurt = || recent().filter(|c| c.delta * 10 >= c.of);
             let windows = hurt().count();
-            let (late, chances) = hurt().fold((0u64, 0u64), |s, c| {
-                (s.0.saturating_add(c.delta), s.1.saturating_add(c.of))
-            });
+            let (late, chances) =
+                hurt().fold((0u64, 0u64), |s, c| (s.0.saturating_add(c.delta), s.1.saturating_add(c.of)));
             let share = if chances == 0 { 0.0 } else { late as f64 / chances as f64 };
             let mut sizes: Vec<u64> = hurt().map(|c| c.size_ns).collect();
             sizes.sort_unstable();

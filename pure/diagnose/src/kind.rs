@@ -3,12 +3,11 @@
 //! The rows of `docs/patterns.md` are this file's; each is a test.
 
 use crate::engine::Engine;
-use crate::evaluate::Suspect;
 use crate::signal::Signal;
 use crate::verdict::{FaultKind, Flap};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use wire::{Component, Counter, HostId, Nanos, NicId, PathRef};
+use wire::{Component, Counter, HostId, Nanos, PathRef};
 
 /// Share of what crosses that is lost when everything is.
 const ALL: f64 = 0.97;
@@ -25,23 +24,24 @@ const SPELL_SHARE_MIN: f64 = 0.8;
 const GOOD_EXPECTED_MIN: f64 = 8.0;
 
 impl Engine {
-    /// Sets the kind of a tracked verdict from everything known about it.
-    pub(crate) fn describe(&mut self, at: usize, s: &Suspect) {
+    /// Sets the kind of a tracked verdict from what one signal hurt across its links, and what is known of the others.
+    pub(crate) fn describe(&mut self, at: usize, signal: Signal, hurts: &[u32]) {
+        let windows = if signal == Signal::Loss { self.by_window(at, hurts) } else { Vec::new() };
         let has = |signal: Signal| {
             self.tracked[at].parts[signal as usize]
                 .is_some_and(|p| self.newest.since(p.at) < Nanos::from_secs(30))
         };
-        let flap = if s.signal == Signal::Loss { self.flap(s) } else { self.tracked[at].verdict.flap };
+        let flap = if signal == Signal::Loss { self.flap(&windows) } else { self.tracked[at].verdict.flap };
         let kind = if has(Signal::Loss) {
-            if s.signal != Signal::Loss && self.tracked[at].verdict.kind != FaultKind::Loss {
+            if signal != Signal::Loss && self.tracked[at].verdict.kind != FaultKind::Loss {
                 // Another signal beside a loss whose kind is known: only a full queue is news.
                 self.tracked[at].verdict.kind
-            } else if s.signal != Signal::Loss {
+            } else if signal != Signal::Loss {
                 if has(Signal::Delay) { FaultKind::Congestion } else { FaultKind::Loss }
             } else if flap.is_some() {
                 FaultKind::Flap
             } else {
-                self.loss_kind(at, s, has(Signal::Delay))
+                self.loss_kind(at, hurts, &windows, has(Signal::Delay))
             }
         } else if has(Signal::Delay) {
             if has(Signal::Ecn) { FaultKind::Congestion } else { FaultKind::Delay }
@@ -55,9 +55,9 @@ impl Engine {
         v.flap = flap;
     }
 
-    fn loss_kind(&self, at: usize, s: &Suspect, late: bool) -> FaultKind {
+    fn loss_kind(&self, at: usize, hurts: &[u32], windows: &[(u64, f64, f64)], late: bool) -> FaultKind {
         let rate = self.tracked[at].parts[Signal::Loss as usize].map_or(0.0, |p| p.rate);
-        if let Component::Host(h) = self.components.name(s.number)
+        if let Component::Host(h) = self.tracked[at].verdict.component
             && (rate >= 0.9 || self.hosts.silent(h, self.now))
         {
             return FaultKind::AgentStopped;
@@ -66,7 +66,7 @@ impl Engine {
         let mut receivers: Vec<HostId> = Vec::new();
         let (mut lost, mut dead, mut whole, mut sent) = (0u64, 0u64, 0usize, 0u64);
         let mut first = self.newest;
-        for o in s.hurts.iter().filter_map(|&i| self.hurt.get(i as usize)) {
+        for o in hurts.iter().filter_map(|&i| self.hurt.get(i as usize)) {
             lost += u64::from(o.lost);
             sent += u64::from(o.sent);
             first = first.min(o.window.start);
@@ -86,13 +86,12 @@ impl Engine {
                 }
             }
         }
-        let damaged: u64 =
-            receivers.iter().map(|&h| self.hosts.sum(h, Counter::ChecksumError, first)).sum();
+        let damaged: u64 = receivers.iter().map(|&h| self.hosts.sum(h, Counter::ChecksumError, first)).sum();
         if damaged as f64 >= DAMAGED_MIN * lost as f64 && damaged > 1 {
             return FaultKind::Corruption;
         }
         // What crossed while it was hurt.
-        let (on, fine_meanwhile) = self.meanwhile(s);
+        let (on, fine_meanwhile) = Self::meanwhile(windows);
         if on >= ALL || rate >= ALL {
             return FaultKind::Blackhole;
         }
@@ -104,18 +103,19 @@ impl Engine {
     }
 
     /// Losses and crossings of the blamed links by window: `(window, crossed, lost)`, in order.
-    fn by_window(&self, s: &Suspect) -> Vec<(u64, f64, f64)> {
+    fn by_window(&self, at: usize, hurts: &[u32]) -> Vec<(u64, f64, f64)> {
         let window = self.config.window.0.max(1);
         let mut lost: BTreeMap<u64, f64> = BTreeMap::new();
-        for o in s.hurts.iter().filter_map(|&i| self.hurt.get(i as usize)) {
-            *lost.entry(o.window.end().0.saturating_sub(1) / window).or_default() +=
-                f64::from(s.signal.counts(o).1);
+        for o in hurts.iter().filter_map(|&i| self.hurt.get(i as usize)) {
+            *lost.entry(o.window.end().0.saturating_sub(1) / window).or_default() += f64::from(o.lost);
         }
-        let (Some(first), Some(last)) = (lost.keys().next().copied(), lost.keys().next_back().copied()) else {
+        let (Some(first), Some(last)) = (lost.keys().next().copied(), lost.keys().next_back().copied())
+        else {
             return Vec::new();
         };
-        let links = self.components.links_of(s.number);
-        let times = self.links_crossed(s.number);
+        let v = &self.tracked[at].verdict;
+        let links: Vec<u32> = v.links.iter().map(|l| l.0).collect();
+        let times = if matches!(v.component, Component::Switch(_)) { 2.0 } else { 1.0 };
         // Far back the rings are coarser than a window; flaps are told from what is recent.
         let first = first.max(last.saturating_sub(240));
         (first..=last)
@@ -128,11 +128,10 @@ impl Engine {
     }
 
     /// Loss rate within the windows that lost anything, and the share of their packets that came through.
-    fn meanwhile(&self, s: &Suspect) -> (f64, f64) {
+    fn meanwhile(windows: &[(u64, f64, f64)]) -> (f64, f64) {
         let (mut n, mut k) = (0.0, 0.0);
-        let windows = self.by_window(s);
         // The first and last window may be partly before or after the fault.
-        let inner = if windows.len() > 2 { &windows[1..windows.len() - 1] } else { &windows[..] };
+        let inner = if windows.len() > 2 { &windows[1..windows.len() - 1] } else { windows };
         for w in inner.iter().filter(|w| w.2 > 0.0) {
             n += w.1;
             k += w.2;
@@ -141,8 +140,7 @@ impl Engine {
     }
 
     /// Whether the fault comes and goes.
-    fn flap(&self, s: &Suspect) -> Option<Flap> {
-        let windows = self.by_window(s);
+    fn flap(&self, windows: &[(u64, f64, f64)]) -> Option<Flap> {
         let all: f64 = windows.iter().map(|w| w.2).sum();
         let bad = |w: &(u64, f64, f64)| w.2 >= SPELL_LOST_MIN && w.2 >= SPELL_RATE_MIN * w.1;
         let (mut in_bad, mut crossed_bad) = (0.0, 0.0);
@@ -159,7 +157,7 @@ impl Engine {
         let mut bad_windows = 0u64;
         let mut last_end = 0u64;
         let mut quiet = f64::MAX;
-        for w in &windows {
+        for w in windows {
             if w.2 > 0.0 {
                 if quiet >= GOOD_EXPECTED_MIN {
                     starts.push(w.0);
@@ -184,14 +182,5 @@ impl Engine {
             period: Nanos(period.saturating_mul(self.config.window.0)),
             duty: (bad_windows as f64 / whole as f64).min(1.0),
         })
-    }
-
-    /// The NIC a component belongs to, where it is one or its cable.
-    pub(crate) fn nic_of(&self, component: Component) -> Option<NicId> {
-        match component {
-            Component::Nic(n) => Some(n),
-            Component::Link(l) => self.fabric.cable_of(l).ok(),
-            Component::Switch(_) | Component::Host(_) => None,
-        }
     }
 }

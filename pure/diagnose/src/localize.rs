@@ -238,9 +238,8 @@ impl<'m> Problem<'m> {
     pub(crate) fn counted_exposure(&self) -> f64 {
         let fine: f64 = self.crossing.iter().map(|c| c.packets).sum();
         let perhaps: f64 = self.perhaps.iter().flatten().map(|p| p.weight * p.packets * p.count).sum();
-        let hurt: f64 = self.paths.iter().map(|p| {
-            self.hurt[p.hurt as usize].sent * p.weight * f64::from(p.count)
-        }).sum();
+        let hurt: f64 =
+            self.paths.iter().map(|p| self.hurt[p.hurt as usize].sent * p.weight * f64::from(p.count)).sum();
         fine + perhaps + hurt
     }
     /// `count` loss-free observations of about equal size, `packets` in all, each of which crossed `link` with

@@ -1,18 +1,19 @@
 //! A fabric as the localizer's map: links, and the switches, NICs and hosts they belong to.
 //!
-//! Invariants: component `c < link_bound` is that link; then switches, NICs, and (where hosts have several NICs)
-//! hosts, each in the order of their ids. With a single NIC a host and its port are hurt by the same evidence, and
+//! Invariants: component `c < link_bound` is that link; then switches, NICs, cables between switches, and (where
+//! hosts have several NICs) hosts, each in the order of their ids. A cable is named by the link with the even id. With a single NIC a host and its port are hurt by the same evidence, and
 //! the host is an alternative only.
 
 use crate::localize::{Group, Map};
 use alloc::vec;
 use alloc::vec::Vec;
-use fabric::{Fabric, Node};
+use fabric::Fabric;
 use wire::{Component, HostId, LinkId, NicId, SwitchId};
 
 /// A device is named against its links at this many nats more: it has more parts that must fail together.
 const SWITCH_COST: f64 = 3.0;
-const NIC_COST: f64 = 0.5;
+/// Where nothing tells one direction from both (nothing comes back at all), it is both.
+const CABLE_COST: f64 = -0.1;
 const HOST_COST: f64 = 2.0;
 
 /// The components of a fabric and their numbers.
@@ -21,6 +22,11 @@ pub(crate) struct Components {
     links: u32,
     switches: u32,
     nics: u32,
+    /// Cables between switches.
+    trunks: u32,
+    /// Cables of one plane: to NICs, and between switches.
+    nics_per_plane: u32,
+    trunks_per_plane: u32,
 }
 
 impl Components {
@@ -42,8 +48,15 @@ impl Components {
         groups.extend((0..nics).map(|n| Group {
             links: cable(n),
             links_crossed: 1.0,
-            cost: NIC_COST,
+            cost: CABLE_COST,
             ports: false,
+        }));
+        let nics_per_plane = f.nics_per_plane();
+        let trunks_per_plane = f.links_per_plane() / 2 - nics_per_plane;
+        let trunks = trunks_per_plane * f.shape.planes;
+        groups.extend((0..trunks).map(|t| {
+            let even = Self::trunk(t, nics_per_plane, trunks_per_plane);
+            Group { links: vec![even, even ^ 1], links_crossed: 1.0, cost: CABLE_COST, ports: false }
         }));
         if f.shape.planes * f.shape.rails > 1 {
             groups.extend((0..f.shape.hosts).map(|h| Group {
@@ -54,15 +67,20 @@ impl Components {
             }));
         }
         let map = Map::new(links as usize, |l| l ^ 1, groups);
-        Components { map, links, switches, nics }
+        Components { map, links, switches, nics, trunks, nics_per_plane, trunks_per_plane }
+    }
+
+    /// The even link of a cable between switches.
+    fn trunk(number: u32, nics: u32, trunks: u32) -> u32 {
+        let (plane, in_plane) = (number / trunks.max(1), number % trunks.max(1));
+        2 * (plane * (nics + trunks) + nics + in_plane)
     }
 
     /// Every NIC of a host.
     pub(crate) fn host_nics(f: &Fabric, host: HostId) -> impl Iterator<Item = NicId> + '_ {
         let rails = f.shape.rails;
-        (0..f.shape.planes).flat_map(move |p| {
-            (0..rails).filter_map(move |r| f.nic(wire::PlaneId(p as u8), host, r))
-        })
+        (0..f.shape.planes)
+            .flat_map(move |p| (0..rails).filter_map(move |r| f.nic(wire::PlaneId(p as u8), host, r)))
     }
 
     /// The component behind a number of the map.
@@ -71,19 +89,13 @@ impl Components {
         match g.checked_sub(self.switches) {
             None => Component::Switch(SwitchId(g)),
             Some(n) if n < self.nics => Component::Nic(NicId(n)),
-            Some(n) => Component::Host(HostId(n - self.nics)),
+            Some(n) if n - self.nics < self.trunks => Component::Link(LinkId(Self::trunk(
+                n - self.nics,
+                self.nics_per_plane,
+                self.trunks_per_plane,
+            ))),
+            Some(n) => Component::Host(HostId(n - self.nics - self.trunks)),
         }
-    }
-
-    /// The number of a component. `None` for a host that is only an alternative of its NIC, and past the fabric.
-    pub(crate) fn number(&self, component: Component) -> Option<u32> {
-        let n = match component {
-            Component::Link(l) => Some(l.0).filter(|&l| l < self.links),
-            Component::Switch(s) => Some(self.links + s.0).filter(|_| s.0 < self.switches),
-            Component::Nic(n) => Some(self.links + self.switches + n.0).filter(|_| n.0 < self.nics),
-            Component::Host(h) => (self.links + self.switches + self.nics).checked_add(h.0),
-        }?;
-        ((n as usize) < self.map.components()).then_some(n)
     }
 
     /// The links of a component.
@@ -92,14 +104,5 @@ impl Components {
             None => vec![component],
             Some(g) => g.links.clone(),
         }
-    }
-}
-
-/// The hosts at either end of a link, where there are any.
-pub(crate) fn host_at(f: &Fabric, link: LinkId) -> Option<HostId> {
-    let (from, to) = f.link_ends(link)?;
-    match (from, to) {
-        (Node::Nic(n), _) | (_, Node::Nic(n)) => Some(f.nic_parts(n).1),
-        _ => None,
     }
 }

@@ -69,8 +69,7 @@ impl Fit<'_> {
             let bursts: f64 = parts.iter().map(|p| share * p.1 / new(p, share)).sum();
             share = (bursts / all).clamp(0.0, 0.95);
         }
-        let gain: f64 =
-            parts.iter().map(|p| log(new(p, share) / p.0)).sum::<f64>() + fine * log1p(-share);
+        let gain: f64 = parts.iter().map(|p| log(new(p, share) / p.0)).sum::<f64>() + fine * log1p(-share);
         (gain, share)
     }
 

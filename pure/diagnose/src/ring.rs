@@ -113,11 +113,6 @@ impl Rings {
         }
         Span { buckets }
     }
-
-    /// What crossed a link since `since`.
-    pub(crate) fn since(&self, link: usize, since: Nanos) -> Crossing {
-        self.span(since, Nanos::MAX).of(link)
-    }
 }
 
 /// The buckets of a span of time.

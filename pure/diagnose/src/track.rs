@@ -8,7 +8,7 @@
 //! verdict that closed keeps its id if the fault comes back within [`crate::Config::reopen_within`].
 
 use crate::engine::Engine;
-use crate::evaluate::Suspect;
+use crate::evaluate::{Suspect, bound};
 use crate::hosts::Stall;
 use crate::likelihood::hazard_of;
 use crate::signal::Signal;
@@ -32,6 +32,10 @@ const QUIET_SECS: [u64; 16] = [2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 128
 const RATE_HEAL_MAX: f64 = 0.8;
 /// A verdict that has not changed is told again after this long.
 const TELL_EVERY: Nanos = Nanos::from_secs(10);
+/// Size and kind are taken from at most this much of a fault's life.
+const SIZE_SPAN: Nanos = Nanos::from_secs(60);
+/// Most beginnings tried for a fault.
+const ONSETS_MAX: usize = 64;
 /// How long a signal that is no longer found still shapes the kind.
 const SIGNAL_KEPT: Nanos = Nanos::from_secs(30);
 
@@ -55,6 +59,8 @@ pub(crate) struct Tracked {
     pub(crate) longest_gap: Nanos,
     told: Nanos,
     net: f64,
+    /// Beginning of the present spell of the fault: when it was first seen since it opened or came back.
+    since: Nanos,
 }
 
 impl Tracked {
@@ -70,7 +76,15 @@ impl Tracked {
         parts[signal as usize] = Some(part);
         let by_counters = v.kind == FaultKind::HostStall;
         let longest_gap = v.flap.map_or(Nanos::ZERO, |f| f.period);
-        Tracked { told: v.last_seen, verdict: v, parts, by_counters, longest_gap, net: 0.0 }
+        Tracked {
+            told: v.last_seen,
+            since: v.first_seen,
+            verdict: v,
+            parts,
+            by_counters,
+            longest_gap,
+            net: 0.0,
+        }
     }
 
     pub(crate) fn open(&self) -> bool {
@@ -164,7 +178,7 @@ impl Engine {
             return false;
         }
         let links = self.components.links_of(s.number);
-        !self.healed(s.signal, &links, self.links_crossed(s.number), low, QUIET_MIN)
+        !self.healed(s.signal, &links, self.links_crossed(s.number), low, QUIET_MIN, self.first_seen(s))
     }
 
     /// Whether the component has been seen well, or watched long enough to say that it never is.
@@ -225,8 +239,16 @@ impl Engine {
     }
 
     /// Whether what crossed these links since some moment at least `quiet` ago would be improbable if they still hurt
-    /// packets at `rate`.
-    fn healed(&self, signal: Signal, links: &[u32], times: f64, rate: f64, quiet: Nanos) -> bool {
+    /// packets at `rate`. The fault is known to have been there from `since` on.
+    fn healed(
+        &self,
+        signal: Signal,
+        links: &[u32],
+        times: f64,
+        rate: f64,
+        quiet: Nanos,
+        since: Nanos,
+    ) -> bool {
         let hazard = hazard_of(rate.clamp(1e-7, RATE_HEAL_MAX));
         let usual = 4.0 * self.background[signal as usize].hazard;
         let others: Vec<u32> = self.open_links().into_iter().filter(|l| !links.contains(l)).collect();
@@ -244,22 +266,22 @@ impl Engine {
             }
             let blamed = crossed.iter().any(|l| others.binary_search(&l.0).is_ok());
             let hurt = if blamed { 0.0 } else { f64::from(k) };
-            hurts.push((
-                self.newest.since(o.window.end()),
-                f64::from(o.sent) * here as f64 / times,
-                hurt,
-            ));
+            hurts.push((self.newest.since(o.window.end()), f64::from(o.sent) * here as f64 / times, hurt));
         }
-        QUIET_SECS.iter().map(|&s| Nanos::from_secs(s)).filter(|&s| s >= quiet).any(|span| {
-            let all = self.crossed(links, times, self.newest.since(span), Nanos::MAX).packets;
-            let (mut sent, mut hurt) = (0.0, 0.0);
-            for h in hurts.iter().filter(|h| h.0 < span) {
-                sent += h.1;
-                hurt += h.2;
-            }
-            let fine = (all - sent).max(0.0);
-            fine * hazard - hurt * log((hazard + usual) / usual) >= HEALED_NATS
-        })
+        QUIET_SECS
+            .iter()
+            .map(|&s| Nanos::from_secs(s))
+            .filter(|&s| s >= quiet && self.newest.since(s) >= since)
+            .any(|span| {
+                let all = self.crossed(links, times, self.newest.since(span), Nanos::MAX).packets;
+                let (mut sent, mut hurt) = (0.0, 0.0);
+                for h in hurts.iter().filter(|h| h.0 < span) {
+                    sent += h.1;
+                    hurt += h.2;
+                }
+                let fine = (all - sent).max(0.0);
+                fine * hazard - hurt * log((hazard + usual) / usual) >= HEALED_NATS
+            })
     }
 
     fn belongs(&self, s: &Suspect) -> Belongs {
@@ -274,14 +296,17 @@ impl Engine {
         let find = |open: bool, by: &dyn Fn(&Verdict) -> bool| {
             self.tracked.iter().position(|t| {
                 t.open() == open
-                    && (open || self.newest.since(t.verdict.closed_at.unwrap_or_default()) < self.config.reopen_within)
+                    && (open
+                        || self.newest.since(t.verdict.closed_at.unwrap_or_default())
+                            < self.config.reopen_within)
                     && by(&t.verdict)
             })
         };
         let exact = |v: &Verdict| v.component == component;
         // The same links under another name are the same fault, unless a device is only one of several there.
         let nested = |v: &Verdict| {
-            overlaps(v) && (v.links.len() == 1 || links.len() == 1 || v.links.iter().all(|l| links.contains(&l.0)))
+            overlaps(v)
+                && (v.links.len() == 1 || links.len() == 1 || v.links.iter().all(|l| links.contains(&l.0)))
         };
         if let Some(at) = find(true, &exact).or_else(|| find(true, &same)).or_else(|| find(true, &nested)) {
             return Belongs::Open(at);
@@ -292,23 +317,52 @@ impl Engine {
         }
     }
 
-    fn part(&self, s: &Suspect) -> Part {
+    /// Hurt observations across a verdict's links since it began, but no longer than a while, and without those that
+    /// another open verdict may have hurt.
+    fn hurts_of(&self, links: &[LinkId], signal: Signal, since: Nanos) -> Vec<u32> {
+        let others: Vec<u32> =
+            self.open_links().into_iter().filter(|l| !links.contains(&LinkId(*l))).collect();
+        let mut out = Vec::new();
+        for (i, o) in self.hurt.iter().enumerate() {
+            if o.window.start < since || signal.counts(o).1 == 0 {
+                continue;
+            }
+            let crossed = self.hurt_links(o);
+            if crossed.iter().any(|l| links.contains(l))
+                && !crossed.iter().any(|l| others.binary_search(&l.0).is_ok())
+            {
+                out.push(i as u32);
+            }
+        }
+        out
+    }
+
+    /// The size of a fault, from what was hurt across its links since it began.
+    fn part(&self, s: &Suspect, links: &[LinkId], times: f64, hurts: &[u32], since: Nanos) -> Part {
+        let numbers: Vec<u32> = links.iter().map(|l| l.0).collect();
+        let tally = self.tally(hurts, s.signal);
+        let mut passed = 0.0;
+        for o in hurts.iter().filter_map(|&i| self.hurt.get(i as usize)) {
+            let here = self.hurt_links(o).iter().filter(|l| links.contains(l)).count();
+            passed += f64::from(o.sent) * here as f64 / times;
+        }
+        let ends = hurts.iter().filter_map(|&i| self.hurt.get(i as usize)).map(|o| o.window.end());
+        let until = ends.max().unwrap_or(Nanos::MAX);
+        let fine = (self.crossed(&numbers, times, since, until).packets - passed).max(0.0);
+        let crossed = fine + tally.sent as f64;
+        let usual = 4.0 * self.background[s.signal as usize].hazard;
+        let k = (tally.hurt as f64 - usual * crossed).max(1.0);
+        let rate = (k / crossed.max(1.0)).min(1.0);
+        // Losses of a flow that dies come together: what counts is how many observations there were.
+        let n = if s.finding.dead_share > 0.0 { hurts.len() as f64 } else { k };
+        let spread = 2.0 * libm::sqrt((1.0 - rate).max(0.0) / n.max(1.0));
         let f = &s.finding;
-        let tally = self.tally(&s.hurts, s.signal);
-        let links = self.components.links_of(s.number);
-        let crossed = self.crossed(&links, self.links_crossed(s.number), s.since, Nanos::MAX).packets;
-        if f.dead_share <= 0.0 {
-            return Part { rate: f.rate, rate_low: f.rate_low, rate_high: f.rate_high, at: self.newest };
-        }
-        // Flows die as a whole: the size is what was lost of what crossed, known to one over the root of the flows.
-        let rate = (tally.hurt as f64 / crossed.max(tally.sent as f64).max(1.0)).min(1.0);
-        let spread = 2.0 / libm::sqrt(s.hurts.len().max(1) as f64);
-        Part {
-            rate,
-            rate_low: rate * (1.0 - spread).max(0.2),
-            rate_high: (rate * (1.0 + spread)).min(1.0),
-            at: self.newest,
-        }
+        let (rate, rate_low, rate_high) = if tally.observations < 4 {
+            (f.rate.max(f.dead_share), f.rate_low.max(0.2 * f.dead_share), f.rate_high.max(f.dead_share))
+        } else {
+            (rate, rate * (1.0 - spread).max(0.2), (rate * (1.0 + spread)).min(1.0))
+        };
+        Part { rate, rate_low: rate_low.min(rate), rate_high: rate_high.max(rate), at: self.newest }
     }
 
     fn tally(&self, hurts: &[u32], signal: Signal) -> Tally {
@@ -399,16 +453,15 @@ impl Engine {
         self.forget_closed();
         let id = VerdictId(self.next_id);
         self.next_id += 1;
-        let part = self.part(s);
         let verdict = Verdict {
             id,
             component: self.components.name(s.number),
             alternatives: Vec::new(),
             links: Vec::new(),
             kind: FaultKind::Loss,
-            rate: part.rate,
-            rate_low: part.rate_low,
-            rate_high: part.rate_high,
+            rate: 0.0,
+            rate_low: 0.0,
+            rate_high: 1.0,
             delay_excess_ns: 0,
             flap: None,
             confidence: 0.0,
@@ -424,6 +477,7 @@ impl Engine {
             longest_gap: Nanos::ZERO,
             told: self.now,
             net: 0.0,
+            since: self.first_seen(s),
         });
         let at = self.tracked.len() - 1;
         self.apply(at, s);
@@ -438,6 +492,7 @@ impl Engine {
         t.verdict.closed_at = None;
         t.parts = [None; 4];
         t.net = 0.0;
+        t.since = gap;
         self.apply(at, s);
         self.tracked[at].told = self.now;
         let v = self.tracked[at].verdict.clone();
@@ -462,9 +517,37 @@ impl Engine {
         }
     }
 
+    /// When the fault began: the beginning of the hurt window from which on the evidence is strongest, so that a
+    /// stray loss from before is not taken for the beginning.
     fn first_seen(&self, s: &Suspect) -> Nanos {
-        let starts = s.hurts.iter().filter_map(|&i| self.hurt.get(i as usize)).map(|o| o.window.start);
-        starts.min().unwrap_or(self.newest)
+        let mut hurts: Vec<(Nanos, f64)> = s
+            .hurts
+            .iter()
+            .filter_map(|&i| self.hurt.get(i as usize))
+            .map(|o| (o.window.start, f64::from(s.signal.counts(o).1)))
+            .collect();
+        hurts.sort_by_key(|h| h.0);
+        let usual = 4.0 * self.background[s.signal as usize].hazard;
+        let links = self.components.links_of(s.number);
+        let times = self.links_crossed(s.number);
+        let mut left: f64 = hurts.iter().map(|h| h.1).sum();
+        let mut best = (f64::MIN, hurts.first().map_or(self.newest, |h| h.0));
+        let mut last = None;
+        for (tried, &(start, k)) in hurts.iter().enumerate() {
+            if last != Some(start) {
+                let n = self.crossed(&links, times, start, Nanos::MAX).packets;
+                let b = bound(left, n, usual);
+                if b > best.0 + 1e-9 {
+                    best = (b, start);
+                }
+                last = Some(start);
+            }
+            left -= k;
+            if tried >= ONSETS_MAX {
+                break;
+            }
+        }
+        best.1
     }
 
     fn first_seen_after(&self, s: &Suspect, after: Nanos) -> Nanos {
@@ -474,7 +557,6 @@ impl Engine {
 
     /// Brings a verdict up to what a suspect says.
     fn apply(&mut self, at: usize, s: &Suspect) {
-        let part = self.part(s);
         let component = self.components.name(s.number);
         let fresh = self.tracked[at].verdict.last_seen == Nanos::ZERO;
         let signal_first = self.tracked[at]
@@ -482,74 +564,76 @@ impl Engine {
             .iter()
             .position(|p| p.is_some_and(|p| self.newest.since(p.at) < SIGNAL_KEPT))
             .is_none_or(|first| s.signal as usize <= first);
-        let last = s
-            .hurts
-            .iter()
-            .filter_map(|&i| self.hurt.get(i as usize))
-            .map(|o| o.window.end())
-            .max()
-            .unwrap_or(self.newest);
-        self.tracked[at].parts[s.signal as usize] = Some(part);
+        let ends = s.hurts.iter().filter_map(|&i| self.hurt.get(i as usize)).map(|o| o.window.end());
+        let last = ends.max().unwrap_or(self.newest);
+        let v = &mut self.tracked[at].verdict;
+        v.last_seen = v.last_seen.max(last);
         if self.tracked[at].by_counters {
-            let v = &mut self.tracked[at].verdict;
-            v.last_seen = v.last_seen.max(last);
             return;
         }
+        let same = self.tracked[at].verdict.component == component;
         // The other direction of a cable that is blamed already joins it.
-        let other = match (self.tracked[at].verdict.component, component) {
-            (Component::Link(a), Component::Link(b)) => !fresh && a == b.reverse(),
-            _ => false,
-        };
-        if other {
+        let plain = (s.number as usize) < self.components.map.links();
+        if let (Component::Link(a), Component::Link(b)) = (self.tracked[at].verdict.component, component)
+            && !fresh
+            && plain
+            && a == b.reverse()
+        {
             let v = &mut self.tracked[at].verdict;
-            if let Component::Link(b) = component
-                && !v.links.contains(&b)
-            {
+            if !v.links.contains(&b) {
                 v.links.push(b);
             }
-            v.last_seen = v.last_seen.max(last);
             return;
         }
-        let (confidence, mut alternatives) = self.confidence(s);
-        let same = self.tracked[at].verdict.component == component;
         // Another name for the same fault needs to be the better one.
         let renamed = fresh || same || (signal_first && s.net() > self.tracked[at].net);
         if renamed {
-            let links = self.components.links_of(s.number);
-            let hurt_links = if s.finding.links.is_empty() { &links } else { &s.finding.links };
-            let mut named: Vec<LinkId> = hurt_links.iter().map(|&l| LinkId(l)).collect();
+            let (confidence, mut alternatives) = self.confidence(s);
+            alternatives.retain(|a| *a != component);
+            let mut named: Vec<LinkId> = if s.finding.links.is_empty() {
+                self.components.links_of(s.number).into_iter().map(LinkId).collect()
+            } else {
+                s.finding.links.iter().map(|&l| LinkId(l)).collect()
+            };
             let v = &self.tracked[at].verdict;
-            if same {
-                named.extend(v.links.iter().filter(|l| matches!(component, Component::Link(c) if **l == c.reverse())));
+            if same && let Component::Link(c) = component {
+                named.extend(v.links.iter().filter(|l| **l == c.reverse()));
             }
             named.retain(|&l| self.fabric.exists(l));
             named.sort_unstable();
             named.dedup();
-            let v = &mut self.tracked[at].verdict;
-            v.links = named;
-            v.component = component;
-            alternatives.retain(|a| *a != component);
-            v.alternatives = alternatives;
-            self.tracked[at].net = if signal_first { s.net() } else { self.tracked[at].net };
+            let first = if fresh { self.first_seen(s) } else { self.tracked[at].verdict.first_seen };
+            let evidence = signal_first.then(|| self.evidence(s, &self.components.links_of(s.number)));
+            let t = &mut self.tracked[at];
+            t.verdict.links = named;
+            t.verdict.component = component;
+            t.verdict.alternatives = alternatives;
+            t.verdict.first_seen = t.verdict.first_seen.min(first);
+            if let Some(evidence) = evidence {
+                t.net = s.net();
+                t.verdict.confidence = confidence;
+                t.verdict.evidence = evidence;
+            }
         }
-        if signal_first && renamed {
-            let links = self.components.links_of(s.number);
-            let evidence = self.evidence(s, &links);
-            let first = self.first_seen(s);
-            let v = &mut self.tracked[at].verdict;
+        // Size and kind, from the whole life of the fault as far as it is recent.
+        let v = &self.tracked[at].verdict;
+        let since = v.first_seen.max(self.newest.since(SIZE_SPAN));
+        let links = v.links.clone();
+        let times = if matches!(v.component, Component::Switch(_)) { 2.0 } else { 1.0 };
+        let hurts = self.hurts_of(&links, s.signal, since);
+        let part = self.part(s, &links, times, &hurts, since);
+        self.tracked[at].parts[s.signal as usize] = Some(part);
+        let excess = if s.signal == Signal::Delay { self.excess_of(&hurts) } else { 0 };
+        let v = &mut self.tracked[at].verdict;
+        if signal_first {
             v.rate = part.rate;
             v.rate_low = part.rate_low;
             v.rate_high = part.rate_high;
-            v.confidence = confidence;
-            v.evidence = evidence;
-            v.first_seen = v.first_seen.min(first);
         }
         if s.signal == Signal::Delay {
-            self.tracked[at].verdict.delay_excess_ns = self.excess_of(&s.hurts);
+            v.delay_excess_ns = excess;
         }
-        let v = &mut self.tracked[at].verdict;
-        v.last_seen = v.last_seen.max(last);
-        self.describe(at, s);
+        self.describe(at, s.signal, &hurts);
     }
 
     /// What is done once a second: stalled and silent hosts, and verdicts whose fault is over.
@@ -587,6 +671,9 @@ impl Engine {
                 return self.now.since(t.verdict.last_seen) >= Nanos::from_secs(8);
             }
         }
+        if self.newest.since(t.since) < t.quiet() {
+            return false;
+        }
         let links: Vec<u32> = t.verdict.links.iter().map(|l| l.0).collect();
         let times = match t.verdict.component {
             Component::Switch(_) => 2.0,
@@ -596,7 +683,7 @@ impl Engine {
         for signal in Signal::ALL {
             let Some(p) = t.parts[signal as usize] else { continue };
             any = true;
-            if !self.healed(signal, &links, times, p.rate_low.max(p.rate / 3.0), t.quiet()) {
+            if !self.healed(signal, &links, times, p.rate_low.max(p.rate / 3.0), t.quiet(), t.since) {
                 return false;
             }
         }
@@ -633,13 +720,15 @@ impl Engine {
             .collect();
         let mine = |t: &Tracked| {
             t.verdict.component == component
-                || (t.open() && !t.verdict.links.is_empty() && t.verdict.links.iter().all(|l| links.contains(l)))
+                || (t.open()
+                    && !t.verdict.links.is_empty()
+                    && t.verdict.links.iter().all(|l| links.contains(l)))
         };
         let within = self.config.reopen_within;
         let found = self.tracked.iter().position(|t| t.open() && mine(t)).or_else(|| {
-            self.tracked.iter().position(|t| {
-                mine(t) && t.verdict.closed_at.is_some_and(|c| self.newest.since(c) < within)
-            })
+            self.tracked
+                .iter()
+                .position(|t| mine(t) && t.verdict.closed_at.is_some_and(|c| self.newest.since(c) < within))
         });
         let last = stall.map_or(self.now, |s| s.last);
         let at = match found {
@@ -672,6 +761,7 @@ impl Engine {
                     longest_gap: Nanos::ZERO,
                     told: Nanos::ZERO,
                     net: 0.0,
+                    since: stall.map_or(self.now, |s| s.first),
                 });
                 self.tracked.len() - 1
             }
@@ -681,7 +771,8 @@ impl Engine {
         t.by_counters = true;
         let v = &mut t.verdict;
         // A host that answers nobody is not merely late.
-        let gone = v.kind == FaultKind::AgentStopped && v.closed_at.is_none() && before.component == component;
+        let gone =
+            v.kind == FaultKind::AgentStopped && v.closed_at.is_none() && before.component == component;
         v.component = component;
         v.links = links;
         v.kind = if gone { FaultKind::AgentStopped } else { kind };

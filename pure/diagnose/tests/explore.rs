@@ -1,5 +1,4 @@
 mod world;
-use selvedge_diagnose::*;
 use wire::*;
 use world::*;
 #[test]
@@ -35,7 +34,9 @@ fn explore() {
     ];
     let only = std::env::var("CASE").unwrap_or_default();
     for (name, links, ill) in cases {
-        if !name.contains(&only) { continue; }
+        if !name.contains(&only) {
+            continue;
+        }
         println!("== {name}");
         let mut w = World::new(f.clone(), 1);
         w.faults.push(Fault::on(links.clone(), ill, 20, 60));
@@ -45,5 +46,53 @@ fn explore() {
             println!("{}", line(&f, at, &ev));
         }
         println!("   {:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn bound() {
+    use selvedge_diagnose::Event;
+    let f = fabric(2, 4, 4, 4);
+    let m = f.links().count() as f64;
+    let h = (m * 86_400.0).ln();
+    for p in [1e-3f64, 1e-2, 1e-1, 1.0] {
+        let p0 = 1e-5f64;
+        let q = p.min(1.0);
+        let d = q * (q / p0).ln() - q + p0;
+        let mut all = vec![];
+        for seed in 0..20u64 {
+            let mut w = World::new(f.clone(), seed + 100);
+            let links: Vec<_> = f.links().collect();
+            let l = links[(seed * 37 + 11) as usize % links.len()];
+            w.faults.push(Fault::on([l], Illness::Loss(p), 20, 200));
+            let mut e = engine(&f);
+            w.run(&mut e, 20.0);
+            let base = w.crossed[l.index()];
+            let mut open_before = base;
+            let mut res = None;
+            while res.is_none() && w.time < World::at(150.0) {
+                let before = w.crossed[l.index()];
+                for (at, ev) in w.run(&mut e, 0.5) {
+                    if let Event::Opened(v) = ev {
+                        let right =
+                            v.component == Component::Link(l) || v.alternatives.contains(&Component::Link(l));
+                        res = Some((at - 20.0, right, v.confidence, f.component_name(v.component)));
+                        open_before = before;
+                        break;
+                    }
+                }
+            }
+            let n = (open_before - base) as f64;
+            all.push((n / (h / d), res, f.component_name(Component::Link(l))));
+        }
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        println!(
+            "p {p}: bound {:.0} packets, median ratio {:.2}; wrong: {:?}",
+            h / d,
+            all[10].0,
+            all.iter().filter(|a| !a.1.as_ref().is_some_and(|r| r.1)).collect::<Vec<_>>()
+        );
+        println!("   ratios {:?}", all.iter().map(|a| (a.0 * 100.0).round() / 100.0).collect::<Vec<_>>());
+        println!("   secs {:?}", all.iter().map(|a| a.1.as_ref().map_or(999.0, |r| r.0)).collect::<Vec<_>>());
     }
 }

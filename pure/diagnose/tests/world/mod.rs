@@ -1,10 +1,10 @@
 //! A small world for tests: hosts that probe random paths of a fabric, links that are ill, and no packets at all.
 //! Every number follows from the seed.
 
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-use selvedge_diagnose::{Config, Engine, Event};
 use fabric::{Fabric, LinkParams, Mode, Shape};
+use selvedge_diagnose::{Config, Engine, Event};
 use std::sync::Arc;
 use wire::{
     ClockQuality, Component, ComponentObservation, Counter, DelaySummary, Epoch, HostId, Known, Leg, LinkId,
@@ -86,7 +86,10 @@ pub enum Illness {
     /// A full queue: late, and this share lost.
     Full(u64, f64),
     /// Loses everything for `on` out of `period`.
-    Flap { period: Nanos, on: Nanos },
+    Flap {
+        period: Nanos,
+        on: Nanos,
+    },
 }
 
 #[derive(Clone, Debug)]
