@@ -1,7 +1,9 @@
 //! The front door: one binary `selvedge`. Arguments, configuration and logging are read here and nowhere else.
 #![forbid(unsafe_code)]
 
+mod client;
 mod cmd;
+mod log;
 mod out;
 
 use clap::Parser;

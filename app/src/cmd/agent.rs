@@ -1,10 +1,57 @@
-//! `selvedge agent`.
+//! `selvedge agent`: the daemon of a host.
 
+use super::hub::{asked_to_stop, text};
+use crate::log;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-#[derive(clap::Args)]
-pub(crate) struct Args {}
+const AFTER: &str = "Examples:
+  selvedge agent --hub https://hub.example:7443 --cert host12.pem --key host12.key --ca ca.pem
+  selvedge agent --hub https://127.0.0.1:7443 --netns demo-host12 --cert host12.pem --key host12.key --ca ca.pem
 
-pub(crate) fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+Which host it is, is the common name of its certificate (`selvedge cert host host12`). It asks the hub for the fabric and
+its plan, opens its probe sockets (for which it needs root, or CAP_NET_RAW, CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, and with
+--netns CAP_SYS_ADMIN), and then gives up every capability. When the hub has another fabric the agent ends with
+exit code 1, to be started again by whoever watches over it (systemd: Restart=always).
+SIGTERM stops it in order.
+The log goes to standard error; SELVEDGE_LOG=debug says more, SELVEDGE_LOG_FORMAT=json says it for machines.
+Exit codes: 0 stopped in order, 1 it could not start or go on.";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub(crate) struct Args {
+    /// Where the hub takes agents
+    #[arg(long, value_name = "URL")]
+    hub: String,
+    /// This host's certificate
+    #[arg(long, value_name = "FILE")]
+    cert: PathBuf,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The authority the hub's certificate comes from
+    #[arg(long, value_name = "FILE")]
+    ca: PathBuf,
+    /// Probe from this network namespace; the connection to the hub stays in the current one
+    #[arg(long, value_name = "NAME")]
+    netns: Option<String>,
+    /// UDP port of STAMP (RFC 8762), the same on every host
+    #[arg(long, value_name = "PORT", default_value_t = 862)]
+    stamp_port: u16,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    log::begin("info");
+    let config = agent::Config {
+        hub: args.hub,
+        cert_pem: text(&args.cert)?,
+        key_pem: text(&args.key)?,
+        ca_pem: text(&args.ca)?,
+        netns: args.netns,
+        stamp_port: args.stamp_port,
+        ..agent::Config::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(agent::run(config, asked_to_stop()))?;
+    Ok(ExitCode::SUCCESS)
 }

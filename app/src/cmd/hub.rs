@@ -1,10 +1,140 @@
-//! `selvedge hub`.
+//! `selvedge hub`: the daemon that diagnoses, keeps incidents and answers.
 
+use crate::log;
+use ::fabric::Scenario;
+use anyhow::Context;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+const AFTER: &str = "Examples:
+  selvedge hub --fabric scenarios/quiet-16.toml --data /var/lib/selvedge --grpc 0.0.0.0:7443 \\
+      --http 127.0.0.1:7480 --cert hub.pem --key hub.key --ca ca.pem
+  selvedge hub ... --record today.selvrec      then: selvedge diagnose today.selvrec
+
+Agents connect to --grpc with certificates made by `selvedge cert`; people and programs ask --http, which has
+neither encryption nor passwords and is therefore a loopback address unless --http-insecure says otherwise.
+SIGTERM stops it in order; after a crash it continues with the incidents it had.
+The log goes to standard error; SELVEDGE_LOG=debug says more, SELVEDGE_LOG_FORMAT=json says it for machines.
+Exit codes: 0 stopped in order, 1 it could not start or go on.";
 
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = AFTER)]
+pub(crate) struct Args {
+    /// The fabric to watch: a fabric or a scenario
+    #[arg(long, value_name = "FILE")]
+    fabric: PathBuf,
+    /// Where incidents are kept; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Where agents connect; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
+    grpc: SocketAddr,
+    /// Where questions are answered; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480")]
+    http: SocketAddr,
+    /// Answer questions on an address other machines can reach, without encryption or passwords
+    #[arg(long)]
+    http_insecure: bool,
+    /// The hub's certificate
+    #[arg(long, value_name = "FILE")]
+    cert: PathBuf,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The authority agents' certificates come from
+    #[arg(long, value_name = "FILE")]
+    ca: PathBuf,
+    /// Record everything the diagnosis takes, for `selvedge diagnose`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Probes a second of each host, over all its planes; the scenario's if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    packets_per_second: Option<u32>,
+    /// Verdicts a day that nothing caused, over the whole fabric
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = positive)]
+    false_alarms_per_day: f64,
+    /// Write {"grpc":"ADDR:PORT","http":"ADDR:PORT"} here once serving
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+}
 
-pub(crate) fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(n) if n > 0.0 && n <= 1e6 => Ok(n),
+        _ => Err("expected a number above 0, at most 1000000".to_owned()),
+    }
+}
+
+/// A file as text, or an error that names it.
+pub(crate) fn text(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Replaces a file whole, so that nobody reads half of it.
+fn write_whole(path: &Path, content: &str) -> anyhow::Result<()> {
+    let beside = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&beside)?;
+        file.write_all(content.as_bytes())?;
+        std::fs::rename(&beside, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Done when the process is asked to end.
+pub(crate) async fn asked_to_stop() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without handlers the signals end the process by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    log::begin("info");
+    let scenario = Scenario::parse(&text(&args.fabric)?)
+        .map_err(|e| anyhow::anyhow!("{}:{e}", args.fabric.display()))?;
+    let window = Duration::from_nanos(scenario.probe.window.0);
+    let mut config = hub::Config {
+        grpc: args.grpc,
+        http: args.http,
+        http_insecure: args.http_insecure,
+        cert_pem: text(&args.cert)?,
+        key_pem: text(&args.key)?,
+        ca_pem: text(&args.ca)?,
+        record: args.record,
+        packets_per_second: args.packets_per_second.unwrap_or(scenario.probe.packets_per_second),
+        window,
+        ..hub::Config::new(Arc::new(scenario.fabric), args.data)
+    };
+    config.diagnose.false_alarms_per_day = args.false_alarms_per_day;
+    config.diagnose.window = scenario.probe.window;
+    if let Some(file) = &args.ready_file {
+        // One from an earlier life would name ports nobody listens on.
+        let _ = std::fs::remove_file(file);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(hub::serve(
+        config,
+        |bound| {
+            if let Some(file) = &args.ready_file {
+                let ready =
+                    serde_json::json!({ "grpc": bound.grpc.to_string(), "http": bound.http.to_string() });
+                if let Err(e) = write_whole(file, &format!("{ready}\n")) {
+                    tracing::error!("{e:#}");
+                }
+            }
+        },
+        asked_to_stop(),
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,121 @@
+//! How the commands reach a hub: which one, and what it answers.
+//!
+//! Which one: `--hub URL`, else `SELVEDGE_HUB`, else `--lab NAME`, else the one lab that is up on this machine.
+//! Invariants: a hub that does not answer, or answers with an error, becomes an error that says what to do.
+
+use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// Arguments every command that asks a hub takes.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct HubArgs {
+    /// The hub's HTTP address, such as http://127.0.0.1:7480; found by itself where one lab is up
+    #[arg(long, value_name = "URL", env = "SELVEDGE_HUB", global = true)]
+    hub: Option<String>,
+    /// The lab whose hub to ask, where several are up
+    #[arg(long, value_name = "NAME", global = true)]
+    lab: Option<String>,
+}
+
+/// What a hub says instead of an answer.
+#[derive(serde::Deserialize)]
+struct Refused {
+    error: String,
+}
+
+pub(crate) struct Client {
+    base: String,
+    http: ureq::Agent,
+}
+
+/// The HTTP address of a lab's hub.
+fn lab_hub(name: &str) -> anyhow::Result<Option<String>> {
+    let dir = lab::state::Dir::of(name)?;
+    let state: Option<lab::state::LabState> = dir.read("lab.json")?;
+    let state =
+        state.with_context(|| format!("there is no lab {name} here; `selvedge lab inspect` lists them"))?;
+    Ok(state.hub.map(|h| format!("http://{}", h.http)))
+}
+
+impl HubArgs {
+    /// The hub's address.
+    fn url(&self) -> anyhow::Result<String> {
+        if let Some(url) = &self.hub {
+            let url = url.trim_end_matches('/');
+            return Ok(if url.contains("://") { url.to_owned() } else { format!("http://{url}") });
+        }
+        if let Some(name) = &self.lab {
+            return lab_hub(name)?
+                .with_context(|| format!("lab {name} was started with --bare: it has no hub"));
+        }
+        let mut found = Vec::new();
+        for name in lab::state::list() {
+            // A lab that is just being taken down is no candidate.
+            if let Ok(Some(url)) = lab_hub(&name) {
+                found.push((name, url));
+            }
+        }
+        match found.as_slice() {
+            [(_, url)] => Ok(url.clone()),
+            [] => bail!("no lab with a hub is up on this machine; say which hub with --hub http://HOST:PORT"),
+            several => {
+                let names: Vec<&str> = several.iter().map(|(name, _)| name.as_str()).collect();
+                bail!("several labs are up ({}); say which with --lab NAME", names.join(", "))
+            }
+        }
+    }
+
+    /// A client of the hub.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let base = self.url()?;
+        if !base.starts_with("http://") {
+            bail!("{base} is no address of a hub, expected such as http://127.0.0.1:7480");
+        }
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(15)))
+            .http_status_as_error(false)
+            .build();
+        Ok(Client { base, http: config.into() })
+    }
+}
+
+impl Client {
+    /// Asks for a page of the API.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let answer = self.http.get(format!("{}{path}", self.base)).call();
+        self.read(answer)
+    }
+
+    /// Sends JSON.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> anyhow::Result<T> {
+        let answer = self.http.post(format!("{}{path}", self.base)).send_json(body);
+        self.read(answer)
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> anyhow::Result<T> {
+        let mut answer = answer.with_context(|| format!("the hub at {} does not answer", self.base))?;
+        // A list of ten thousand incidents is some ten megabytes.
+        let text = answer
+            .body_mut()
+            .with_config()
+            .limit(256 << 20)
+            .read_to_string()
+            .with_context(|| format!("the answer of {} cannot be read", self.base))?;
+        if !answer.status().is_success() {
+            match serde_json::from_str::<Refused>(&text) {
+                Ok(refused) => bail!("{}", refused.error),
+                Err(_) => bail!("the hub at {} answered {}", self.base, answer.status()),
+            }
+        }
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is no hub of this release: its answer is another one", self.base))
+    }
+}
