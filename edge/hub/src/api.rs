@@ -5,8 +5,10 @@
 //! Absent on purpose: passwords. The listener is a loopback one unless the operator says otherwise.
 
 use crate::agents::Agents;
+use crate::book::ordered;
 use crate::desk::{Busy, Desk, DeskHandle};
 use crate::incident::{ComponentKind, Incident, Judgement};
+use crate::keeper::Keeper;
 use crate::measured::Measurement;
 use crate::metrics::{Judged, Metrics, Name, Why, set};
 use crate::view::{
@@ -39,6 +41,7 @@ const SCAN_MAX: u32 = 65_536;
 pub(crate) struct Api {
     pub fabric: Arc<Fabric>,
     pub desk: DeskHandle,
+    pub keeper: Keeper,
     pub agents: Arc<Mutex<Agents>>,
     pub metrics: Arc<Metrics>,
     pub silent_after: Duration,
@@ -144,11 +147,9 @@ async fn incidents(State(api): State<Api>, query: Asked<IncidentQuery>) -> Answe
         }
     };
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
-    let list = move |desk: &mut Desk| {
-        let all = desk.diagnosis.book.ordered().into_iter();
-        all.filter(|i| open.is_none_or(|o| i.is_open() == o)).take(limit).map(IncidentView::new).collect()
-    };
-    Ok(Json(api.desk.ask(list).await?))
+    let published = api.keeper.published();
+    let wanted = published.values().filter(|i| open.is_none_or(|o| i.is_open() == o));
+    Ok(Json(ordered(wanted).into_iter().take(limit).map(IncidentView::new).collect()))
 }
 
 fn number(id: &str) -> Result<u64, Problem> {
@@ -167,8 +168,7 @@ fn no_incident(id: &str) -> Problem {
 async fn incident(State(api): State<Api>, Path(id): Path<String>) -> Answer<IncidentDetail> {
     api.metrics.requests.inc();
     let n = number(&id)?;
-    let found = api.desk.ask(move |desk| desk.diagnosis.book.get(n).map(IncidentDetail::new)).await?;
-    found.map(Json).ok_or_else(|| no_incident(&id))
+    api.keeper.published().get(&n).map(|i| Json(IncidentDetail::new(i))).ok_or_else(|| no_incident(&id))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -196,18 +196,13 @@ async fn label(
         let error = format!("the note has more than {NOTE_MAX} characters");
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error));
     }
-    let done = api
+    let ticket = api
         .desk
-        .ask(move |desk| {
-            let labelled = desk.diagnosis.book.label(crate::wall(), n, body.judgement, body.note)?;
-            Some(labelled.map(IncidentDetail::new))
-        })
-        .await?;
-    match done {
-        None => Err(no_incident(&id)),
-        Some(Ok(detail)) => Ok(Json(detail)),
-        Some(Err(e)) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
-    }
+        .ask(move |desk| desk.diagnosis.book.label(crate::wall(), n, body.judgement, body.note))
+        .await?
+        .ok_or_else(|| no_incident(&id))?;
+    api.keeper.done(ticket).await;
+    api.keeper.published().get(&n).map(|i| Json(IncidentDetail::new(i))).ok_or_else(|| no_incident(&id))
 }
 
 /// The fabric that is watched.
@@ -246,9 +241,9 @@ struct LinkQuery {
 }
 
 /// Open incidents by the links they name.
-fn named_links(desk: &Desk) -> BTreeMap<u32, Vec<String>> {
+fn named_links(api: &Api) -> BTreeMap<u32, Vec<String>> {
     let mut out: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for i in desk.diagnosis.book.ordered().into_iter().take_while(|i| i.is_open()) {
+    for i in ordered(api.keeper.published().values().filter(|i| i.is_open())) {
         for l in links_of(i) {
             out.entry(l).or_default().push(i.id());
         }
@@ -302,8 +297,8 @@ async fn links(State(api): State<Api>, query: Asked<LinkQuery>) -> Answer<Vec<Li
             .take(limit)
             .collect(),
     };
+    let named = named_links(&api);
     let list = move |desk: &mut Desk| {
-        let named = named_links(desk);
         let engine = &desk.diagnosis.engine;
         let health = wanted.into_iter().filter_map(|l| engine.link_health(l));
         health.map(|h| link_view(engine.fabric(), &h, &named)).collect()
@@ -385,10 +380,8 @@ async fn paths(State(api): State<Api>, query: Asked<PathQuery>) -> Answer<PathsV
         let error = format!("there is no path from {} to {}", query.from, query.to);
         return Err(Problem::new(StatusCode::BAD_REQUEST, error));
     }
-    let list = move |desk: &mut Desk| {
-        let named = named_links(desk);
-        wanted.into_iter().filter_map(|p| path_view(desk, p, &named)).collect()
-    };
+    let named = named_links(&api);
+    let list = move |desk: &mut Desk| wanted.into_iter().filter_map(|p| path_view(desk, p, &named)).collect();
     let paths = api.desk.ask(list).await?;
     Ok(Json(PathsView { from: query.from, to: query.to, paths, omitted }))
 }
@@ -407,8 +400,13 @@ async fn top(State(api): State<Api>, query: Asked<TopQuery>) -> Answer<TopView> 
     let limit = query.limit.unwrap_or(20).min(1_000);
     let reporting = lock(&api.agents).reporting();
     let stored = api.metrics.observations_stored.get();
+    let named = named_links(&api);
+    let incidents = {
+        let published = api.keeper.published();
+        let open = ordered(published.values().filter(|i| i.is_open()));
+        open.into_iter().take(limit).map(IncidentView::new).collect()
+    };
     let answer = move |desk: &mut Desk| {
-        let named = named_links(desk);
         let engine = &desk.diagnosis.engine;
         let fabric = Arc::clone(engine.fabric());
         let scanned: Vec<LinkId> = if fabric.link_bound() <= SCAN_MAX {
@@ -429,17 +427,10 @@ async fn top(State(api): State<Api>, query: Asked<TopQuery>) -> Answer<TopView> 
                 .then(a.link.cmp(&b.link))
         });
         sick.truncate(limit);
-        let book = &desk.diagnosis.book;
         let worst = desk.diagnosis.measured.worst(desk.diagnosis.now, limit);
         TopView {
             at: time(desk.diagnosis.now.max(crate::wall()).0),
-            incidents: book
-                .ordered()
-                .into_iter()
-                .filter(|i| i.is_open())
-                .take(limit)
-                .map(IncidentView::new)
-                .collect(),
+            incidents,
             links: sick.iter().map(|h| link_view(&fabric, h, &named)).collect(),
             paths: worst.into_iter().filter_map(|(p, _)| path_view(desk, p, &named)).collect(),
             agents_reporting: reporting,
@@ -520,7 +511,7 @@ fn precision_of<'a>(incidents: impl Iterator<Item = &'a Incident>) -> PrecisionV
 #[utoipa::path(get, path = "/api/v1/precision", responses((status = 200, body = PrecisionView)))]
 async fn precision(State(api): State<Api>) -> Answer<PrecisionView> {
     api.metrics.requests.inc();
-    Ok(Json(api.desk.ask(|desk| precision_of(desk.diagnosis.book.ordered().into_iter())).await?))
+    Ok(Json(precision_of(api.keeper.published().values())))
 }
 
 /// This document.
@@ -538,30 +529,30 @@ async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
         .desk
         .ask(|desk| {
             let book = &desk.diagnosis.book;
-            let mut labels: BTreeMap<(String, &'static str), i64> = BTreeMap::new();
-            for i in book.ordered() {
-                if let Some(l) = &i.label {
-                    let judgement = match l.judgement {
-                        Judgement::Right => "right",
-                        Judgement::Wrong => "wrong",
-                        Judgement::Partly => "partly",
-                    };
-                    let kind = crate::incident::kind_word(i.component.kind).to_owned();
-                    *labels.entry((kind, judgement)).or_default() += 1;
-                }
-            }
             (
                 desk.diagnosis.engine.counters().clone(),
-                book.open_count(),
                 book.forgotten_total(),
                 book.changes(),
                 desk.diagnosis.measured.unshown,
                 desk.silent.len(),
-                labels,
             )
         })
         .await?;
-    let (counters, open, forgotten, changes, unshown, silent, labels) = asked;
+    let (counters, forgotten, changes, unshown, silent) = asked;
+    let mut open = 0;
+    let mut labels: BTreeMap<(String, &'static str), i64> = BTreeMap::new();
+    for i in api.keeper.published().values() {
+        open += u64::from(i.is_open());
+        if let Some(l) = &i.label {
+            let judgement = match l.judgement {
+                Judgement::Right => "right",
+                Judgement::Wrong => "wrong",
+                Judgement::Partly => "partly",
+            };
+            let kind = crate::incident::kind_word(i.component.kind).to_owned();
+            *labels.entry((kind, judgement)).or_default() += 1;
+        }
+    }
     m.set_engine(&counters);
     m.incidents_open.set(gauge(open));
     set(&m.incidents_forgotten, forgotten);
@@ -620,8 +611,8 @@ async fn readyz(State(api): State<Api>, query: Asked<ReadyQuery>) -> Result<Resp
         (agents.connected(), agents.reporting())
     };
     let expected = u64::from(api.fabric.shape.hosts);
-    let mut problem = match api.desk.ask(|desk| desk.diagnosis.book.store_error.clone()).await {
-        Ok(store) => store.map(|e| e.to_string()),
+    let mut problem = match api.desk.ask(|_| ()).await {
+        Ok(()) => api.keeper.error().map(|e| e.to_string()),
         Err(Busy) => Some("the desk does not answer".to_owned()),
     };
     match query.agents.as_deref() {

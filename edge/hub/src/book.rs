@@ -1,29 +1,41 @@
-//! The incident book: every incident the hub knows, in memory and on disk.
+//! The incident book: every incident the hub knows, as the desk sees it.
 //!
-//! How: the engine's events change incidents; openings, closings, reopenings and labels are written and synced at
-//! once, refinements with the next such write or once a second.
+//! How: the engine's events change incidents. Openings, closings, reopenings and labels go to the keeper at once,
+//! refinements with the next of those or once a second; the keeper writes and publishes.
 //! Invariants: an open incident of the engine has exactly one open incident here; ids are never used again; at most
 //! [`CLOSED_MAX`] closed incidents are kept, the oldest go first and are counted.
 //! Absent on purpose: a decision about what is sick.
 
-use crate::error::StoreError;
 use crate::incident::{Change, Incident, Judgement, Label};
-use crate::store::{Loaded, Store};
+use crate::keeper::Keeper;
 use diagnose::{Event, Verdict};
 use fabric::Fabric;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use wire::{HostId, Nanos};
+use wire::Nanos;
 
 /// Most closed incidents kept.
 pub(crate) const CLOSED_MAX: usize = 10_000;
+
+/// Open before closed, most confident first, newest first.
+pub(crate) fn ordered<'a>(incidents: impl Iterator<Item = &'a Incident>) -> Vec<&'a Incident> {
+    let mut all: Vec<&Incident> = incidents.collect();
+    all.sort_by(|a, b| {
+        b.is_open()
+            .cmp(&a.is_open())
+            .then(b.confidence.total_cmp(&a.confidence))
+            .then(b.last_seen_ns.cmp(&a.last_seen_ns))
+            .then(b.number.cmp(&a.number))
+    });
+    all
+}
 
 pub(crate) struct Book {
     fabric: Arc<Fabric>,
     incidents: BTreeMap<u64, Incident>,
     by_verdict: BTreeMap<u64, u64>,
     next_number: u64,
-    store: Option<Store>,
+    keeper: Option<Keeper>,
     /// Changed since the last write.
     dirty: BTreeSet<u64>,
     /// Something that must not wait is among them.
@@ -31,54 +43,49 @@ pub(crate) struct Book {
     forgotten: Vec<u64>,
     forgotten_total: u64,
     changes: [(&'static str, u64); 3],
-    pub(crate) store_error: Option<StoreError>,
 }
 
 impl Book {
     /// A book in memory only, for a replay.
     pub(crate) fn in_memory(fabric: Arc<Fabric>) -> Self {
-        Book::with(fabric, None, 1)
+        Book::with(fabric, BTreeMap::new(), 1)
     }
 
-    fn with(fabric: Arc<Fabric>, store: Option<Store>, next_number: u64) -> Self {
+    fn with(fabric: Arc<Fabric>, incidents: BTreeMap<u64, Incident>, next_number: u64) -> Self {
         Book {
             fabric,
-            incidents: BTreeMap::new(),
+            incidents,
             by_verdict: BTreeMap::new(),
             next_number,
-            store,
+            keeper: None,
             dirty: BTreeSet::new(),
             urgent: false,
             forgotten: Vec::new(),
             forgotten_total: 0,
             changes: [("opened", 0), ("closed", 0), ("reopened", 0)],
-            store_error: None,
         }
     }
 
-    /// The book as it was left, and the agents that were known then. Incidents of another fabric are closed, since
-    /// their ids mean nothing in this one.
-    pub(crate) fn open(
-        fabric: Arc<Fabric>,
-        store: Store,
-        loaded: Loaded,
-        now: Nanos,
-    ) -> Result<(Self, Vec<HostId>), StoreError> {
-        let mut book = Book::with(fabric, Some(store), loaded.next_number);
+    /// The book as it was left. Incidents of another fabric are closed, since their ids mean nothing in this one.
+    pub(crate) fn of(fabric: Arc<Fabric>, incidents: Vec<Incident>, next_number: u64, now: Nanos) -> Self {
+        let incidents: BTreeMap<u64, Incident> = incidents.into_iter().map(|i| (i.number, i)).collect();
+        let highest = incidents.keys().next_back().map_or(0, |n| n.saturating_add(1));
+        let mut book = Book::with(fabric, incidents, next_number.max(highest));
         let epoch = book.fabric.epoch.0;
-        for mut incident in loaded.incidents {
-            let number = incident.number;
-            book.next_number = book.next_number.max(number.saturating_add(1));
+        for incident in book.incidents.values_mut() {
             if incident.is_open() && incident.fabric_epoch != epoch {
                 incident.closed_at_ns = Some(now.0);
                 incident.note(now, Change::FabricChanged);
-                book.mark(number, true);
+                book.dirty.insert(incident.number);
             }
-            book.incidents.insert(number, incident);
         }
-        book.flush()?;
-        let hosts = book.fabric.shape.hosts;
-        Ok((book, loaded.agents.into_iter().filter(|h| h.0 < hosts).collect()))
+        book
+    }
+
+    /// From now on, changes go to this keeper, beginning with those made so far.
+    pub(crate) fn keep(&mut self, keeper: Keeper) {
+        self.keeper = Some(keeper);
+        self.flush();
     }
 
     /// What the engine must be told after a start: open verdicts, and those closed so recently that they may be
@@ -168,91 +175,42 @@ impl Book {
         }
     }
 
-    /// Writes what must not wait, before anybody can ask for it.
+    /// Hands over what must not wait.
     pub(crate) fn settle(&mut self) {
-        if self.urgent
-            && let Err(e) = self.flush()
-        {
-            tracing::error!(error = %e, "incidents are not on disk; trying again every second");
+        if self.urgent {
+            self.flush();
         }
     }
 
-    /// Writes everything that changed.
-    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
-        if self.dirty.is_empty() && self.forgotten.is_empty() {
-            return Ok(());
-        }
-        if let Some(store) = &self.store {
-            let changed = self.dirty.iter().filter_map(|n| self.incidents.get(n));
-            if let Err(e) = store.save(changed, self.next_number, &self.forgotten) {
-                self.store_error = Some(e.clone());
-                return Err(e);
-            }
-        }
-        self.store_error = None;
+    /// Hands everything that changed to the keeper. The ticket says when it is on disk; 0 where there is no keeper.
+    pub(crate) fn flush(&mut self) -> u64 {
         self.urgent = false;
-        self.dirty.clear();
-        self.forgotten.clear();
-        Ok(())
+        let (dirty, forgotten) = (std::mem::take(&mut self.dirty), std::mem::take(&mut self.forgotten));
+        let Some(keeper) = self.keeper.as_ref().filter(|_| !dirty.is_empty() || !forgotten.is_empty()) else {
+            return 0;
+        };
+        let changed = dirty.iter().filter_map(|n| self.incidents.get(n).cloned());
+        keeper.write(changed, forgotten, self.next_number)
     }
 
-    /// Remembers an agent on disk.
-    pub(crate) fn know_agent(&mut self, host: HostId, now: Nanos) {
-        self.keep(|store| store.know_agent(host, now));
-    }
-
-    /// Forgets an agent that left in order.
-    pub(crate) fn forget_agent(&mut self, host: HostId) {
-        self.keep(|store| store.forget_agent(host));
-    }
-
-    fn keep(&mut self, write: impl Fn(&Store) -> Result<(), StoreError>) {
-        if let Some(store) = &self.store
-            && let Err(e) = write(store)
-        {
-            tracing::error!(error = %e, "the list of agents is not on disk");
-            self.store_error = Some(e);
-        }
-    }
-
-    /// Writes down what a person thought. `None` where there is no such incident; an error where it could not be
-    /// written.
+    /// Writes down what a person thought. `None` where there is no such incident, else the ticket of the write.
     pub(crate) fn label(
         &mut self,
         now: Nanos,
         number: u64,
         judgement: Judgement,
         note: String,
-    ) -> Option<Result<&Incident, StoreError>> {
+    ) -> Option<u64> {
         let incident = self.incidents.get_mut(&number)?;
         incident.label = Some(Label { judgement, note, at_ns: now.0 });
         incident.note(now, Change::Labelled);
         self.mark(number, true);
-        if let Err(e) = self.flush() {
-            return Some(Err(e));
-        }
-        self.incidents.get(&number).map(Ok)
+        Some(self.flush())
     }
 
-    pub(crate) fn get(&self, number: u64) -> Option<&Incident> {
-        self.incidents.get(&number)
-    }
-
-    /// Open before closed, most confident first, newest first.
+    /// The incidents, in the order of [`ordered`].
     pub(crate) fn ordered(&self) -> Vec<&Incident> {
-        let mut all: Vec<&Incident> = self.incidents.values().collect();
-        all.sort_by(|a, b| {
-            b.is_open()
-                .cmp(&a.is_open())
-                .then(b.confidence.total_cmp(&a.confidence))
-                .then(b.last_seen_ns.cmp(&a.last_seen_ns))
-                .then(b.number.cmp(&a.number))
-        });
-        all
-    }
-
-    pub(crate) fn open_count(&self) -> u64 {
-        self.incidents.values().filter(|i| i.is_open()).count() as u64
+        ordered(self.incidents.values())
     }
 
     pub(crate) fn forgotten_total(&self) -> u64 {
@@ -268,7 +226,13 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::StoreError;
+    use crate::store::Store;
     use crate::tests::{a_fabric, a_verdict};
+
+    fn open(book: &Book) -> usize {
+        book.ordered().iter().filter(|i| i.is_open()).count()
+    }
 
     #[test]
     fn one_fault_is_one_incident() {
@@ -280,14 +244,14 @@ mod tests {
         assert!(book.take(at(3), &Event::Opened(v.clone())).is_some(), "opened twice is the same incident");
         let closed = Verdict { closed_at: Some(at(4)), ..v.clone() };
         book.take(at(4), &Event::Closed(closed.clone()));
-        assert_eq!(book.open_count(), 0);
+        assert_eq!(open(&book), 0);
         book.take(at(5), &Event::Reopened(v.clone()));
-        assert_eq!((book.open_count(), book.ordered().len()), (1, 1));
-        assert_eq!(book.get(1).map(|i| i.times_reopened), Some(1));
+        assert_eq!((open(&book), book.ordered().len()), (1, 1));
+        assert_eq!(book.ordered()[0].times_reopened, 1);
         book.take(at(6), &Event::Closed(closed));
         book.take(at(7), &Event::Opened(v));
-        assert_eq!((book.open_count(), book.ordered().len()), (1, 2), "a new fault under an old id is new");
-        let texts: Vec<_> = book.get(1).unwrap().timeline.iter().map(|e| e.text.clone()).collect();
+        assert_eq!((open(&book), book.ordered().len()), (1, 2), "a new fault under an old id is new");
+        let texts: Vec<_> = book.ordered()[1].timeline.iter().map(|e| e.text.clone()).collect();
         insta::assert_snapshot!(texts.join("\n"), @r#"
         loss of 1.0 % on link p0-leaf1:p0-spine0, confidence 0.97
         loss of 1.0 % on link p0-leaf1:p0-spine0, confidence 0.97
@@ -297,49 +261,59 @@ mod tests {
         "#);
     }
 
+    /// What is on disk, opened by a hub at `now`, changed, and closed again.
+    fn session(dir: &std::path::Path, fabric: Arc<Fabric>, now: Nanos, change: impl FnOnce(&mut Book)) {
+        let (store, loaded) = Store::open(dir).unwrap();
+        let (keeper, thread) = Keeper::start(store, BTreeMap::new()).unwrap();
+        let mut book = Book::of(fabric, loaded.incidents, loaded.next_number, now);
+        book.keep(keeper.clone());
+        change(&mut book);
+        book.flush();
+        keeper.stop();
+        thread.join().unwrap();
+        assert_eq!(keeper.error(), None);
+    }
+
     #[test]
     fn a_restart_keeps_the_book() {
         let dir = crate::tests::a_directory("book");
         let at = Nanos::from_secs;
         let verdict = a_verdict(7);
-        {
-            let (store, loaded) = Store::open(&dir).unwrap();
-            let (mut book, agents) = Book::open(a_fabric(), store, loaded, at(1)).unwrap();
-            assert_eq!(agents, []);
-            book.know_agent(HostId(3), at(1));
+        session(&dir, a_fabric(), at(1), |book| {
             book.take(at(1), &Event::Opened(verdict.clone()));
             book.settle();
-            assert!(book.label(at(2), 1, Judgement::Right, "saw it".to_owned()).unwrap().is_ok());
+            assert!(book.label(at(2), 1, Judgement::Right, "saw it".to_owned()).is_some());
             assert!(book.label(at(2), 9, Judgement::Right, String::new()).is_none());
             assert!(matches!(Store::open(&dir), Err(StoreError::InUse { .. })));
-        }
-        let (store, loaded) = Store::open(&dir).unwrap();
-        let (mut book, agents) = Book::open(a_fabric(), store, loaded, at(3)).unwrap();
-        assert_eq!(agents, [HostId(3)]);
-        assert_eq!(book.to_restore(at(3), Nanos::from_secs(600)), [verdict.clone()]);
-        assert_eq!(book.get(1).and_then(|i| i.label.as_ref()).map(|l| l.note.as_str()), Some("saw it"));
-        book.take(at(4), &Event::Updated(verdict));
-        let other = a_verdict(8);
-        book.take(at(5), &Event::Opened(other));
-        assert_eq!(book.ordered().len(), 2, "continued, not doubled, and numbers go on");
+        });
+        session(&dir, a_fabric(), at(3), |book| {
+            assert_eq!(book.to_restore(at(3), Nanos::from_secs(600)), [verdict.clone()]);
+            let label = book.ordered()[0].label.clone();
+            assert_eq!(label.map(|l| l.note).as_deref(), Some("saw it"));
+            book.take(at(4), &Event::Updated(verdict.clone()));
+            book.take(at(5), &Event::Opened(a_verdict(8)));
+            let ids: Vec<String> = book.ordered().iter().map(|i| i.id()).collect();
+            assert_eq!(ids, ["inc-2", "inc-1"], "continued, not doubled, and numbers go on");
+        });
+        let (_, loaded) = Store::open(&dir).unwrap();
+        assert_eq!((loaded.incidents.len(), loaded.next_number), (2, 3));
     }
 
     #[test]
     fn another_fabric_closes_what_was_open() {
         let dir = crate::tests::a_directory("book-fabric");
         let at = Nanos::from_secs;
-        {
-            let (store, loaded) = Store::open(&dir).unwrap();
-            let (mut book, _) = Book::open(a_fabric(), store, loaded, at(1)).unwrap();
+        session(&dir, a_fabric(), at(1), |book| {
             book.take(at(1), &Event::Opened(a_verdict(7)));
-            book.settle();
-        }
+        });
         let mut other = Fabric::clone(&a_fabric());
         other.epoch = wire::Epoch(1);
-        let (store, loaded) = Store::open(&dir).unwrap();
-        let (mut book, _) = Book::open(Arc::new(other), store, loaded, at(3)).unwrap();
-        assert_eq!(book.open_count(), 0);
-        assert_eq!(book.to_restore(at(3), Nanos::MAX), []);
+        session(&dir, Arc::new(other), at(3), |book| {
+            assert!(book.ordered().iter().all(|i| !i.is_open()));
+            assert_eq!(book.to_restore(at(3), Nanos::MAX), []);
+        });
+        let (_, loaded) = Store::open(&dir).unwrap();
+        assert_eq!(loaded.incidents[0].closed_at_ns, Some(at(3).0));
     }
 
     #[test]

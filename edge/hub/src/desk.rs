@@ -2,7 +2,7 @@
 //! answers questions about all three.
 //!
 //! How: one bounded queue of batches and questions; between them it runs the engine's timeouts, and once a second it
-//! looks for silent agents and writes refinements to disk.
+//! looks for silent agents and hands refinements to the keeper.
 //! Invariants: inputs are stamped with a clock that never runs backwards; a batch that finds the queue full is
 //! counted as lost, a question is refused.
 
@@ -27,8 +27,6 @@ pub(crate) type Question = Box<dyn FnOnce(&mut Desk) + Send>;
 pub(crate) enum Input {
     Batch { host: HostId, batch: Box<Batch> },
     Ask(Question),
-    KnowAgent(HostId),
-    ForgetAgent(HostId),
     Stop,
 }
 
@@ -77,12 +75,6 @@ impl DeskHandle {
             self.metrics.questions_refused.inc();
             Busy
         })
-    }
-
-    /// Tells the desk about an agent that is new, or that left. Lost only where the queue is full; the next Hello
-    /// says it again.
-    pub(crate) fn tell(&self, input: Input) {
-        let _ = self.inputs.try_send(input);
     }
 
     /// Asks the desk to end after what is in the queue. Blocks while the queue is full.
@@ -158,8 +150,6 @@ impl Desk {
             match input {
                 Some(Input::Batch { host, batch }) => self.take(now, host, &batch),
                 Some(Input::Ask(question)) => question(&mut self),
-                Some(Input::KnowAgent(host)) => self.diagnosis.book.know_agent(host, now),
-                Some(Input::ForgetAgent(host)) => self.diagnosis.book.forget_agent(host),
                 Some(Input::Stop) => break,
                 None => {}
             }
@@ -221,9 +211,7 @@ impl Desk {
             self.metrics.observations_sent.inc();
             self.take(now, host, &batch);
         }
-        if let Err(e) = self.diagnosis.book.flush() {
-            tracing::error!(error = %e, "incidents are not on disk; trying again every second");
-        }
+        self.diagnosis.book.flush();
         if let Some(recorder) = &mut self.recorder
             && let Err(e) = recorder.file.flush()
         {
@@ -242,8 +230,6 @@ impl Desk {
         {
             tracing::error!(error = %e, "the end of the recording is not on disk");
         }
-        if let Err(e) = self.diagnosis.book.flush() {
-            tracing::error!(error = %e, "the last refinements of incidents are not on disk");
-        }
+        self.diagnosis.book.flush();
     }
 }

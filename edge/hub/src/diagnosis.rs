@@ -6,14 +6,13 @@
 //! Invariants: rows of a batch = stored + dropped, each drop with its reason.
 
 use crate::book::Book;
-use crate::incident::Incident;
 use crate::measured::Measured;
 use diagnose::{Engine, Outcome, Verdict};
 use fabric::Fabric;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wire::proto::Batch;
-use wire::{Component, ComponentObservation, Epoch, HostId, Nanos, PathObservation, PathRef};
+use wire::{Component, ComponentObservation, Counter, Epoch, HostId, Nanos, PathObservation, PathRef};
 
 /// What became of the rows of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,14 +62,12 @@ impl Diagnosis {
         }
     }
 
-    /// Takes the engine's events into the book, and what must be on disk onto it.
+    /// Takes the engine's events into the book.
     fn settle(&mut self, now: Nanos) {
         let mut any = false;
         while let Some(event) = self.engine.poll_event() {
             any = true;
-            if let Some(incident) = self.book.take(now, &event) {
-                announce(incident);
-            }
+            self.book.take(now, &event);
         }
         if any {
             self.book.settle();
@@ -136,25 +133,13 @@ impl Diagnosis {
         })
     }
 
+    /// A host may say how long another one held its probes; everything else it counts is about itself.
     fn is_own_component(&self, producer: HostId, o: &ComponentObservation) -> bool {
-        match o.component {
-            Component::Host(h) => h == producer,
-            Component::Nic(n) => self.engine.fabric().nic_parts(n).1 == producer,
-            Component::Link(_) | Component::Switch(_) => true,
+        match (o.counter, o.component) {
+            (Counter::ResponderStall, _) => true,
+            (_, Component::Host(h)) => h == producer,
+            (_, Component::Nic(n)) => self.engine.fabric().nic_parts(n).1 == producer,
+            (_, Component::Link(_) | Component::Switch(_)) => true,
         }
     }
-}
-
-fn announce(incident: &Incident) {
-    let state = match (incident.is_open(), incident.times_reopened) {
-        (true, 0) => "opened",
-        (true, _) => "open again",
-        (false, _) => "closed",
-    };
-    tracing::info!(
-        incident = incident.id(),
-        confidence = format_args!("{:.2}", incident.confidence),
-        "{state}: {}",
-        incident.sentence()
-    );
 }

@@ -8,7 +8,8 @@
 //! Absent on purpose: decoding of columns (the desk does it, once).
 
 use crate::agents::{Agents, StreamId, Take};
-use crate::desk::{DeskHandle, Input};
+use crate::desk::DeskHandle;
+use crate::keeper::Keeper;
 use crate::metrics::{Metrics, Why};
 use crate::rpc::ingest_server::Ingest;
 use fabric::Fabric;
@@ -44,6 +45,7 @@ pub(crate) struct IngestService {
     pub probing: Probing,
     pub agents: Arc<Mutex<Agents>>,
     pub desk: DeskHandle,
+    pub keeper: Keeper,
     pub metrics: Arc<Metrics>,
     pub stopping: watch::Receiver<bool>,
 }
@@ -95,6 +97,7 @@ struct Conversation {
     answers: mpsc::Sender<Result<HubMessage, Status>>,
     agents: Arc<Mutex<Agents>>,
     desk: DeskHandle,
+    keeper: Keeper,
     metrics: Arc<Metrics>,
     stopping: watch::Receiver<bool>,
 }
@@ -125,6 +128,7 @@ impl Ingest for IngestService {
             probing: self.probing.clone(),
             agents: Arc::clone(&self.agents),
             desk: self.desk.clone(),
+            keeper: self.keeper.clone(),
             metrics: Arc::clone(&self.metrics),
             stopping: self.stopping.clone(),
         };
@@ -156,6 +160,7 @@ struct Welcome {
     probing: Probing,
     agents: Arc<Mutex<Agents>>,
     desk: DeskHandle,
+    keeper: Keeper,
     metrics: Arc<Metrics>,
     stopping: watch::Receiver<bool>,
 }
@@ -207,7 +212,7 @@ impl Welcome {
         let now = crate::wall();
         let (stream, first) = lock(&self.agents).hello(now, host, hello);
         if first {
-            self.desk.tell(Input::KnowAgent(host));
+            self.keeper.agent(host, Some(now));
         }
         self.metrics.streams.inc();
         tracing::info!(agent = name, software = hello.software, "agent connected");
@@ -221,6 +226,7 @@ impl Welcome {
             answers,
             agents: self.agents,
             desk: self.desk,
+            keeper: self.keeper,
             metrics: self.metrics,
             stopping: self.stopping,
         })
@@ -240,7 +246,7 @@ impl Conversation {
                 Some(Kind::Heartbeat(_)) => lock(&self.agents).heard(crate::wall(), self.host, self.stream),
                 Some(Kind::Goodbye(_)) => {
                     if lock(&self.agents).goodbye(self.host, self.stream) {
-                        self.desk.tell(Input::ForgetAgent(self.host));
+                        self.keeper.agent(self.host, None);
                         tracing::info!(agent = %self.host, "agent left in order");
                     }
                     false

@@ -2,7 +2,8 @@
 //!
 //! How: one tokio thread serves two listeners, gRPC with mutual TLS for agents (`ingest`) and HTTP for
 //! people and programs (`http`). Everything that decides lives on one other thread, the `desk`: it owns the diagnosis
-//! engine, the incident book and its store, and is reached through one bounded queue.
+//! engine and the incident book, and is reached through one bounded queue. A third, the `keeper`, writes incidents to
+//! disk and publishes them, so that a slow disk holds up nothing else.
 //!
 //! Invariants: observations sent = stored + counted losses, each loss by its reason; an incident is on disk (fsync)
 //! before anybody is told of it being opened, closed or reopened; an agent speaks only for the host its certificate
@@ -21,6 +22,7 @@ mod error;
 mod http;
 mod incident;
 mod ingest;
+mod keeper;
 mod measured;
 mod metrics;
 mod replay;

@@ -13,6 +13,7 @@ use crate::diagnosis::Diagnosis;
 use crate::error::HubError;
 use crate::http;
 use crate::ingest::{IngestService, MESSAGE_BYTES_MAX, Probing};
+use crate::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::replay::Context;
 use crate::rpc::ingest_server::IngestServer;
@@ -22,6 +23,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -48,10 +50,17 @@ async fn listen(what: &'static str, addr: SocketAddr) -> Result<(TcpListener, So
     Ok((listener, bound))
 }
 
-fn desk(config: &Config, agents: &Arc<Mutex<Agents>>, metrics: &Arc<Metrics>) -> Result<Desk, HubError> {
+fn desk(
+    config: &Config,
+    agents: &Arc<Mutex<Agents>>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Desk, Keeper, JoinHandle<()>), HubError> {
     let now = crate::wall();
     let (store, loaded) = Store::open(&config.data)?;
-    let (mut book, known_agents) = Book::open(Arc::clone(&config.fabric), store, loaded, now)?;
+    let published = loaded.incidents.iter().map(|i| (i.number, i.clone())).collect();
+    let mut book = Book::of(Arc::clone(&config.fabric), loaded.incidents, loaded.next_number, now);
+    let hosts = config.fabric.shape.hosts;
+    let known_agents: Vec<_> = loaded.agents.into_iter().filter(|h| h.0 < hosts).collect();
     let grace = u64::try_from(config.return_grace.as_nanos()).unwrap_or(u64::MAX);
     agents
         .lock()
@@ -73,15 +82,18 @@ fn desk(config: &Config, agents: &Arc<Mutex<Agents>>, metrics: &Arc<Metrics>) ->
             Some(Recorder::begin(file, &config.fabric.to_toml(), &context).map_err(failed)?)
         }
     };
+    let (keeper, writing) = Keeper::start(store, published)?;
+    book.keep(keeper.clone());
     let diagnosis = Diagnosis::new(Arc::clone(&config.fabric), config.diagnose, book, &known);
-    Ok(Desk::new(
+    let desk = Desk::new(
         diagnosis,
         Arc::clone(agents),
         Arc::clone(metrics),
         recorder,
         config.silent_after,
         crate::wall,
-    ))
+    );
+    Ok((desk, keeper, writing))
 }
 
 /// Serves until `stop` is done. `ready` is called once both listeners answer.
@@ -109,7 +121,7 @@ pub async fn serve(
 
     let metrics = Arc::new(Metrics::new());
     let agents = Arc::new(Mutex::new(Agents::default()));
-    let desk = desk(&config, &agents, &metrics)?;
+    let (desk, keeper, writing) = desk(&config, &agents, &metrics)?;
     let (inputs, queue) = sync_channel(config.queue.max(1));
     let handle = DeskHandle::new(inputs, Arc::clone(&metrics));
     let thread = std::thread::Builder::new()
@@ -127,6 +139,7 @@ pub async fn serve(
         },
         agents: Arc::clone(&agents),
         desk: handle.clone(),
+        keeper: keeper.clone(),
         metrics: Arc::clone(&metrics),
         stopping: stopping.clone(),
     })
@@ -143,6 +156,7 @@ pub async fn serve(
     let state = api::Api {
         fabric: Arc::clone(&config.fabric),
         desk: handle.clone(),
+        keeper: keeper.clone(),
         agents,
         metrics: Arc::clone(&metrics),
         silent_after: config.silent_after,
@@ -177,12 +191,14 @@ pub async fn serve(
     http_task.abort();
     let joined = tokio::task::spawn_blocking(move || {
         handle.stop();
-        thread.join().is_ok()
+        let decided = thread.join().is_ok();
+        keeper.stop();
+        writing.join().is_ok() && decided
     })
     .await;
     match joined {
         Ok(true) => outcome,
-        _ => Err(HubError::Ended { what: "desk", reason: "its thread panicked".to_owned() }),
+        _ => Err(HubError::Ended { what: "desk", reason: "a thread panicked".to_owned() }),
     }
 }
 

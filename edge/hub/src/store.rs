@@ -7,6 +7,7 @@
 use crate::error::StoreError;
 use crate::incident::Incident;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use wire::{HostId, Nanos};
 
@@ -91,12 +92,13 @@ impl Store {
         Ok(Loaded { incidents, next_number, agents })
     }
 
-    /// Writes incidents and the next free number, removes others, and syncs.
+    /// Writes what changed in one transaction, and syncs. An agent's `None` forgets it.
     pub(crate) fn save<'a>(
         &self,
         incidents: impl Iterator<Item = &'a Incident>,
-        next_number: u64,
+        next_number: Option<u64>,
         forgotten: &[u64],
+        agents: &BTreeMap<HostId, Option<Nanos>>,
     ) -> Result<(), StoreError> {
         let write = self.db.begin_write().map_err(failed)?;
         {
@@ -108,22 +110,17 @@ impl Store {
             for number in forgotten {
                 table.remove(number).map_err(failed)?;
             }
-            write.open_table(META).map_err(failed)?.insert("next_number", next_number).map_err(failed)?;
+            let mut table = write.open_table(AGENTS).map_err(failed)?;
+            for (host, since) in agents {
+                match since {
+                    Some(since) => table.insert(host.0, since.0).map_err(failed)?,
+                    None => table.remove(host.0).map_err(failed)?,
+                };
+            }
+            if let Some(n) = next_number {
+                write.open_table(META).map_err(failed)?.insert("next_number", n).map_err(failed)?;
+            }
         }
-        write.commit().map_err(failed)
-    }
-
-    /// Remembers that a host's agent exists.
-    pub(crate) fn know_agent(&self, host: HostId, now: Nanos) -> Result<(), StoreError> {
-        let write = self.db.begin_write().map_err(failed)?;
-        write.open_table(AGENTS).map_err(failed)?.insert(host.0, now.0).map_err(failed)?;
-        write.commit().map_err(failed)
-    }
-
-    /// Forgets it: it said goodbye.
-    pub(crate) fn forget_agent(&self, host: HostId) -> Result<(), StoreError> {
-        let write = self.db.begin_write().map_err(failed)?;
-        write.open_table(AGENTS).map_err(failed)?.remove(host.0).map_err(failed)?;
         write.commit().map_err(failed)
     }
 }

@@ -379,9 +379,10 @@ async fn every_route_is_in_the_document() {
 fn seed(dir: &std::path::Path) {
     let (store, loaded) = crate::store::Store::open(dir).unwrap();
     let begin = Nanos::from_secs(1_700_000_005);
-    let (mut book, _) = crate::book::Book::open(a_fabric(), store, loaded, begin).unwrap();
+    let mut book = crate::book::Book::of(a_fabric(), loaded.incidents, loaded.next_number, begin);
     book.take(begin, &diagnose::Event::Opened(a_verdict(7)));
-    book.settle();
+    let none = std::collections::BTreeMap::new();
+    store.save(book.ordered().into_iter(), Some(2), &[], &none).unwrap();
 }
 
 #[tokio::test]
