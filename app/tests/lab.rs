@@ -189,6 +189,35 @@ fn a_lab_whose_making_was_killed_is_cleared_away_by_the_next() {
 }
 
 #[test]
+fn agents_and_hub_come_and_go_with_the_lab() {
+    need_kernel!();
+    let lab = Lab::new("whole", FABRIC);
+    let up: Value = serde_json::from_str(&lab.ok(&["up", &lab.file, "--json"])).unwrap();
+    assert_eq!(up["agents"], 4);
+    assert_eq!(lab.processes().len(), 5, "a hub and an agent on every host");
+    lab.ok(&["fault", "host1", "agent-stop"]);
+    lab.ok(&["fault", "host2", "cpu-stall", "stopped", "50ms", "period", "200ms"]);
+    assert_eq!(lab.processes().len(), 6, "and who stalls a host");
+    lab.ok(&["down"]);
+    lab.nothing_left();
+}
+
+#[test]
+fn a_scenario_is_run_and_judged() {
+    need_kernel!();
+    let text = format!(
+        "name = \"told\"\nseed = 3\n[fabric]\n{}[[fault]]\ntarget = \"p0-leaf0:p0-spine1\"\nkind = \"drop 30%\"\n\
+         at = \"5s\"\nuntil = \"30s\"\n",
+        FABRIC.replace("name = \"cli\"\n", "")
+    );
+    let lab = Lab::new("run", &text);
+    let told: Value = serde_json::from_str(&lab.ok(&["run", &lab.file, "--json"])).unwrap();
+    assert_eq!(told["right"], true, "{told}");
+    assert_eq!(told["incidents"][0]["component"]["name"], "p0-leaf0:p0-spine1");
+    lab.nothing_left();
+}
+
+#[test]
 fn what_people_type_is_answered() {
     need_kernel!();
     let lab = Lab::up("typed");

@@ -92,6 +92,14 @@ impl Process {
         check("pidfd_send_signal", returned as libc::c_int).map(drop)
     }
 
+    /// Sets how willingly it lets others run: -20 hardly, 19 very.
+    pub fn set_nice(&self, nice: i32) -> Result<()> {
+        // SAFETY: setpriority takes numbers only. A number given to another process since would at worst change how
+        // that one is scheduled; callers do this right after the start.
+        let returned = unsafe { libc::setpriority(libc::PRIO_PROCESS, self.pid, nice) };
+        check("setpriority", returned).map(drop)
+    }
+
     /// Waits until it has ended, at most so many milliseconds. Whether it has.
     pub fn wait_end(&self, timeout_ms: u32) -> bool {
         // SAFETY: as in `signal`.

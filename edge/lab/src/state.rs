@@ -104,7 +104,15 @@ impl Dir {
     pub fn create(&self) -> Result<()> {
         for dir in ["certs", "hub", "logs"] {
             let path = self.join(dir);
-            fs::create_dir_all(&path).map_err(file_error(&path))?;
+            // The last lab that goes down takes the directories above with it: perhaps just now, under our feet.
+            let mut made = fs::create_dir_all(&path);
+            for _ in 0..100 {
+                match &made {
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => made = fs::create_dir_all(&path),
+                    _ => break,
+                }
+            }
+            made.map_err(file_error(&path))?;
         }
         Ok(())
     }
