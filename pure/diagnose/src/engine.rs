@@ -42,6 +42,8 @@ pub(crate) struct Kept {
     len: u8,
     /// Whether its path is known; otherwise the links are those of one path of many.
     pub(crate) known: bool,
+    /// Belongs to a fault that is over: no evidence for anything new.
+    pub(crate) explained: bool,
 }
 
 impl Kept {
@@ -97,6 +99,8 @@ pub struct Engine {
     pub(crate) newest: Nanos,
     /// End of the first window.
     pub(crate) begun: Option<Nanos>,
+    /// For every NIC the end of the first window in which it answered.
+    answered: Vec<Option<Nanos>>,
     /// Hurt observations before this may have been forgotten.
     pub(crate) hurt_since: Nanos,
 }
@@ -109,6 +113,7 @@ impl Engine {
             Background { hazard: norm.background / fabric::MAX_PATH_LINKS as f64, noise: norm.noise }
         });
         Engine {
+            answered: alloc::vec![None; fabric.nics() as usize],
             components: Components::new(&fabric),
             rings: Rings::new(fabric.link_bound() as usize),
             hosts: Hosts::new(),
@@ -172,6 +177,11 @@ impl Engine {
                 *links = self.links_of(*leg).ok_or(Reason::UnknownPath)?;
             }
         }
+        if self.not_there_yet(o, legs[0]) {
+            self.counters.paths += 1;
+            self.counters.packets += u64::from(o.sent);
+            return Ok(());
+        }
         // A window belongs to the time before its end.
         let within = Nanos(end.0.saturating_sub(1));
         let mut crossed = 0;
@@ -188,7 +198,7 @@ impl Engine {
         self.newest = self.newest.max(end);
         self.begun.get_or_insert(end);
         if o.lost > 0 || o.reordered > 0 || o.ecn_marked > 0 || o.delay.is_some_and(|d| d.over > 0) {
-            let mut kept = Kept { o: *o, links: [LinkId(0); Kept::LINKS], len: 0, known };
+            let mut kept = Kept { o: *o, links: [LinkId(0); Kept::LINKS], len: 0, known, explained: false };
             for &l in paths.iter().flat_map(|p| p.iter()) {
                 kept.push(l);
             }
@@ -198,6 +208,26 @@ impl Engine {
             self.next_evaluation = Some(self.now + self.config.evaluate_every);
         }
         Ok(())
+    }
+
+    /// Whether packets were lost because nobody answers at the far end yet. Hosts do not all start at once: until a NIC
+    /// has first answered, or has had the grace to, what it does not answer says nothing about the way there.
+    fn not_there_yet(&mut self, o: &PathObservation, first: Option<Leg>) -> bool {
+        let Some((from, to, _)) = first.and_then(|leg| self.fabric.path_parts(leg.path)) else {
+            return false;
+        };
+        let (end, begun) = (o.window.end(), *self.begun.get_or_insert(o.window.end()));
+        // the one of the two that answers is not the one that counted
+        let far = if self.fabric.nic_parts(from).1 == o.producer { to } else { from };
+        let Some(answered) = self.answered.get_mut(far.index()) else { return false };
+        if o.lost < o.sent && answered.is_none() {
+            *answered = Some(end);
+        }
+        o.lost > 0
+            && match *answered {
+                Some(at) => o.window.start < at && o.lost == o.sent,
+                None => end < begun + self.config.grace,
+            }
     }
 
     /// The links of a leg; of one that is not known, those it has in any case come first and last.

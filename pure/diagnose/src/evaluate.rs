@@ -166,17 +166,21 @@ impl Engine {
     fn hurts_since(&self, signal: Signal, since: Nanos, most: usize) -> (Vec<u32>, Nanos) {
         let mut out: Vec<u32> = Vec::new();
         let mut from = since.max(self.hurt_since);
+        // Whole windows only: half a window would compare its losses with all that crossed.
+        let mut oldest = Nanos::MAX;
         for (i, o) in self.hurt.iter().enumerate().rev() {
-            if o.window.end() <= from || signal.counts(o).1 == 0 {
+            let end = o.window.end();
+            if end <= from || signal.counts(o).1 == 0 {
                 continue;
             }
-            if out.len() >= most {
-                from = from.max(o.window.end());
-                break;
+            if out.len() >= most && end < oldest {
+                from = end;
+                continue;
             }
+            oldest = oldest.min(end);
             out.push(i as u32);
         }
-        out.retain(|&i| self.hurt[i as usize].window.end() > from);
+        out.retain(|&i| self.hurt.get(i as usize).is_some_and(|o| o.window.end() > from));
         out.reverse();
         (out, from)
     }
@@ -193,7 +197,7 @@ impl Engine {
                 }
                 continue;
             }
-            if signal.counts(o).1 > 0 {
+            if signal.counts(o).1 > 0 && !o.explained {
                 fresh.extend(self.hurt_links(o).iter().map(|l| l.0));
             }
         }
@@ -243,6 +247,9 @@ impl Engine {
         let need = log(map.components().max(2) as f64) + self.margin() - BOUND_SLACK;
         let windows: Vec<_> =
             spans.iter().map(|&s| self.rings.span(self.newest.since(s), Nanos::MAX)).collect();
+        let exposure: Vec<f64> =
+            spans.iter().map(|&s| self.moments.between(self.newest.since(s), self.newest).1).collect();
+        let links_in_all = self.components.existing;
         let mut best = vec![0.0f64; spans.len()];
         for (at, &c) in suspects.iter().enumerate() {
             let (mut k, mut top, mut top_span) = (0.0, 0.0, 0);
@@ -257,10 +264,8 @@ impl Engine {
                 }
                 let n = match map.group_of(c) {
                     None => windows[s].of(c as usize).packets,
-                    Some(g) => {
-                        g.links.iter().map(|&l| windows[s].of(l as usize).packets).sum::<f64>()
-                            / g.links_crossed
-                    }
+                    // A device has too many links to count here: half of what it would carry if all were alike.
+                    Some(g) => 0.5 * exposure[s] * g.links.len() as f64 / (g.links_crossed * links_in_all),
                 };
                 let b = bound(k, n, p0);
                 if b > top {
@@ -308,7 +313,12 @@ impl Engine {
     /// What was counted over a span, as a problem for the localizer; the places of its hurt observations; and the
     /// beginning of the span, later than asked for where too much was hurt.
     fn problem(&self, signal: Signal, span: Nanos) -> (Problem<'_>, Vec<u32>, Nanos) {
-        let (hurts, since) = self.hurts_since(signal, self.newest.since(span), LOCALIZED_MAX);
+        let (mut hurts, since) = self.hurts_since(signal, self.newest.since(span), LOCALIZED_MAX);
+        // Where a single window holds more than can be weighed in time, every so-manieth observation stands for the
+        // others, of what was hurt and of what was fine alike.
+        let stride = hurts.len().div_ceil(2 * LOCALIZED_MAX).max(1);
+        let kept = 1.0 / stride as f64;
+        hurts = hurts.into_iter().step_by(stride).collect();
         let map = &self.components.map;
         let mut problem = Problem::new(map);
         let classes = self.noise_classes(signal, &hurts, &mut problem);
@@ -353,8 +363,8 @@ impl Engine {
             problem.set_crossing(
                 l,
                 Crossing {
-                    packets: (all.packets - hurt.packets).max(0.0),
-                    observations: (all.observations - hurt.observations).max(0.0),
+                    packets: (kept * all.packets - hurt.packets).max(0.0),
+                    observations: (kept * all.observations - hurt.observations).max(0.0),
                 },
             );
             if let Some(unknown) = &unknown
@@ -362,13 +372,13 @@ impl Engine {
             {
                 let c = unknown.of(ring);
                 if c.observations >= 1.0 {
-                    problem.fine_perhaps(l, weight, c.observations, c.packets);
+                    problem.fine_perhaps(l, weight, kept * c.observations, kept * c.packets);
                 }
             }
         }
         let (observations, exposure) = self.moments.between(since, self.newest);
-        problem.set_observations(observations.max(hurts.len() as f64));
-        problem.set_exposure(exposure);
+        problem.set_observations((kept * observations).max(hurts.len() as f64));
+        problem.set_exposure(kept * exposure);
         (problem, hurts, since)
     }
 

@@ -650,7 +650,26 @@ impl Engine {
                 let t = &mut self.tracked[at];
                 t.verdict.closed_at = Some(now);
                 let v = t.verdict.clone();
+                self.explain(&v);
                 self.tell(Event::Closed(v));
+            }
+        }
+    }
+
+    /// Puts what a verdict that is over explained aside: only what comes after may speak of the same links again.
+    /// Without this the longest spans would go on finding a fault that has healed.
+    fn explain(&mut self, v: &Verdict) {
+        let links: Vec<LinkId> = match v.component {
+            Component::Host(h) => crate::map::Components::host_nics(&self.fabric, h)
+                .flat_map(|nic| [self.fabric.access_link(nic), self.fabric.access_link(nic).reverse()])
+                .collect(),
+            _ => v.links.clone(),
+        };
+        for i in 0..self.hurt.len() {
+            let crosses =
+                self.hurt.get(i).is_some_and(|o| self.hurt_links(o).iter().any(|l| links.contains(l)));
+            if crosses && let Some(o) = self.hurt.get_mut(i) {
+                o.explained = true;
             }
         }
     }
