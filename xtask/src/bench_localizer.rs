@@ -8,6 +8,7 @@
 //! named, and a link of a failed switch that is named is neither found nor false. A trace without a verdict has
 //! precision 1; one without a fault has recall 1. P and R are averaged over the traces of a set, F is of those.
 
+use crate::bench_scale;
 use anyhow::{Context as _, Result, bail};
 use diagnose::localize::{Group, Map, NO_CLASS, Params, Problem};
 use serde::Serialize;
@@ -464,23 +465,49 @@ pub fn run(args: Args) -> Result<()> {
             }
         })
         .collect();
+    let scale = if args.no_scale { None } else { Some(bench_scale::run()?) };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "rows": rows }))?);
+        let mut all: Vec<serde_json::Value> =
+            rows.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+        all.extend(scale.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?);
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "rows": all }))?);
         return Ok(());
     }
-    let mut table = comfy_table::Table::new();
-    table.set_header(["set", "traces", "precision", "recall", "F", "false verdicts", "seconds a trace"]);
-    for r in &rows {
-        table.add_row([
-            r.name.clone(),
-            r.traces.to_string(),
-            format!("{:.3}", r.precision),
-            format!("{:.3}", r.recall),
-            format!("{:.3}", r.f),
-            r.false_verdicts.to_string(),
-            format!("{:.3}", r.seconds),
-        ]);
+    if !rows.is_empty() {
+        let mut table = comfy_table::Table::new();
+        table.set_header(["set", "traces", "precision", "recall", "F", "false verdicts", "seconds a trace"]);
+        for r in &rows {
+            table.add_row([
+                r.name.clone(),
+                r.traces.to_string(),
+                format!("{:.3}", r.precision),
+                format!("{:.3}", r.recall),
+                format!("{:.3}", r.f),
+                r.false_verdicts.to_string(),
+                format!("{:.3}", r.seconds),
+            ]);
+        }
+        println!("{table}");
     }
-    println!("{table}");
+    if let Some(s) = scale {
+        let mut table = comfy_table::Table::new();
+        table.set_header([
+            "directed links",
+            "observations a second",
+            "seconds to a verdict",
+            "longest weighing",
+            "faults found",
+            "false verdicts",
+        ]);
+        table.add_row([
+            s.directed_links.to_string(),
+            format!("{:.1} million", s.observations_per_second / 1e6),
+            format!("{:.3}", s.verdict_seconds),
+            format!("{:.3}", s.longest_seconds),
+            format!("{} of {}", s.found, s.faults),
+            s.false_verdicts.to_string(),
+        ]);
+        println!("{table}");
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! One file per tool. Nothing here is needed to build or to run the product.
 
 mod bench_localizer;
+mod bench_scale;
 mod ci;
 mod fuzz;
 mod soak;

@@ -120,7 +120,7 @@ pub struct Params {
 impl Default for Params {
     fn default() -> Self {
         Params {
-            margin: 2.0,
+            margin: 1.0,
             healthy_spread: 2.0,
             healthy_min: 0.0,
             background_min: 1e-5,

@@ -19,6 +19,8 @@ const HOST_COST: f64 = 2.0;
 /// The components of a fabric and their numbers.
 pub(crate) struct Components {
     pub(crate) map: Map,
+    /// Links that exist.
+    pub(crate) existing: f64,
     links: u32,
     switches: u32,
     nics: u32,
@@ -67,7 +69,8 @@ impl Components {
             }));
         }
         let map = Map::new(links as usize, |l| l ^ 1, groups);
-        Components { map, links, switches, nics, trunks, nics_per_plane, trunks_per_plane }
+        let existing = (f.links().count() as f64).max(1.0);
+        Components { map, existing, links, switches, nics, trunks, nics_per_plane, trunks_per_plane }
     }
 
     /// The even link of a cable between switches.
