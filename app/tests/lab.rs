@@ -2,6 +2,8 @@
 //!
 //! It needs root and a kernel that can do it; without, each test says why and passes.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report of a test")]
+
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -74,7 +74,7 @@ enum Command {
         /// Name of the lab; the fabric's if not given
         #[arg(long)]
         name: Option<String>,
-        /// Probes a second of each host; the scenario's if not given, lowered to 12,800 for all hosts together
+        /// Probes a second of each host; the scenario's if not given, lowered so that all together stay below 12,800
         #[arg(long, value_name = "N")]
         packets_per_second: Option<u32>,
         /// Print JSON

@@ -92,12 +92,20 @@ impl Process {
         check("pidfd_send_signal", returned as libc::c_int).map(drop)
     }
 
-    /// Sets how willingly it lets others run: -20 hardly, 19 very.
+    /// Sets how willingly it lets others run: -20 hardly, 19 very. Where the kernel schedules sessions as groups, the
+    /// group of its session is set too, without which the number means nothing beyond that session.
     pub fn set_nice(&self, nice: i32) -> Result<()> {
         // SAFETY: setpriority takes numbers only. A number given to another process since would at worst change how
         // that one is scheduled; callers do this right after the start.
         let returned = unsafe { libc::setpriority(libc::PRIO_PROCESS, self.pid, nice) };
-        check("setpriority", returned).map(drop)
+        check("setpriority", returned)?;
+        let at = format!("/proc/{}/autogroup", self.pid);
+        match std::fs::write(&at, nice.to_string()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::File { path: at, errno: e.into() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until it has ended, at most so many milliseconds. Whether it has.

@@ -16,8 +16,18 @@ use std::time::Duration;
 
 const STATE: &str = "lab.json";
 const FABRIC: &str = "fabric.toml";
-/// Probes a second of all hosts of a lab together, unless asked for more: what small machines carry.
+/// Probes a second of all hosts of a lab together, unless asked for more: what two processors carry, forwarding and
+/// reflecting included.
 pub const PACKETS_PER_SECOND: u32 = 12_800;
+/// What an agent costs beside its probes (its wake-ups, its reports to the hub), in probes a second.
+const AGENT_COST: u32 = 25;
+
+/// Probes a second of each host: what the scenario wants, as far as one machine carries it for all of them.
+fn budget(hosts: u32, wanted: u32) -> u32 {
+    let agents = AGENT_COST.saturating_mul(hosts);
+    let all = PACKETS_PER_SECOND.saturating_sub(agents).max(PACKETS_PER_SECOND / 5);
+    wanted.min((all / hosts.max(1)).max(1))
+}
 
 /// How a lab is brought up.
 #[derive(Clone, Debug)]
@@ -28,7 +38,7 @@ pub struct Options {
     pub exe: PathBuf,
     /// Only namespaces, cables and routes.
     pub bare: bool,
-    /// Probes a second of each host; the scenario's where there is none, lowered to [`PACKETS_PER_SECOND`] in all.
+    /// Probes a second of each host; the scenario's where there is none, as far as the machine carries it.
     pub packets_per_second: Option<u32>,
     /// How long all agents may take to report.
     pub ready_within: Duration,
@@ -193,8 +203,7 @@ impl Lab {
         progress(Step { what: "certificates", done: 0, all: 1 })?;
         members::certificates(&self.exe, &self.dir, &names)?;
         progress(Step { what: "hub", done: 0, all: 1 })?;
-        let share = (PACKETS_PER_SECOND / self.fabric.shape.hosts.max(1)).max(1);
-        let budget = self.scenario.probe.packets_per_second.min(share);
+        let budget = budget(self.fabric.shape.hosts, self.scenario.probe.packets_per_second);
         let hub = members::start_hub(&self.exe, &self.dir, options.packets_per_second.unwrap_or(budget))?;
         self.state.hub = Some(hub.clone());
         self.dir.write(STATE, &self.state)?;
@@ -357,4 +366,16 @@ fn clear(dir: &Dir, state: &LabState, mut processes: Vec<Process>) -> Result<()>
         netns::delete(name)?;
     }
     dir.remove()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_what_one_machine_carries() {
+        let of = |hosts| budget(hosts, 400);
+        assert_eq!([of(4), of(16), of(64), of(256), of(2048)], [400, 400, 175, 25, 1]);
+        assert_eq!(budget(16, 10), 10, "less is what the scenario says");
+    }
 }

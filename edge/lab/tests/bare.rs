@@ -2,6 +2,8 @@
 //!
 //! They need root and a kernel that can do it; without, each says why and passes.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report of a test")]
+
 use fabric::{Fabric, Fault, Mode, Scenario, Target};
 use kernel::netlink::{Batch, Netlink};
 use kernel::route::{self, Action};
