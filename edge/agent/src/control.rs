@@ -35,6 +35,8 @@ const MESSAGE_BYTES_MAX: usize = 32 << 20;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A hub that has not acknowledged anything for so long, while something waits, is given up.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// A sign of life is sent so often; the hub misses an agent after two seconds.
+const HEARTBEAT: Duration = Duration::from_millis(500);
 /// At a stop, how long the last batches may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -215,6 +217,7 @@ impl Agent {
         let mut tick = interval(self.config.send_every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = Instant::now();
+        let mut beat = answered;
         loop {
             tokio::select! {
                 () = &mut stop => {
@@ -253,9 +256,12 @@ impl Agent {
                     }
                 }
                 _ = tick.tick() => {
-                    let beat = Heartbeat { now_ns: wall_ns() };
-                    // A full queue is a sign of life by itself.
-                    let _ = stream.out.try_send(AgentMessage { kind: Some(Kind::Heartbeat(beat)) });
+                    if beat.elapsed() >= HEARTBEAT {
+                        beat = Instant::now();
+                        let now = Heartbeat { now_ns: wall_ns() };
+                        // A full queue is a sign of life by itself.
+                        let _ = stream.out.try_send(AgentMessage { kind: Some(Kind::Heartbeat(now)) });
+                    }
                     self.collect()?;
                     if self.probing.as_ref().is_none_or(|p| p.outbox.is_empty()) {
                         answered = Instant::now();

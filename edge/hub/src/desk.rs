@@ -19,6 +19,8 @@ use wire::proto::{Batch, ComponentColumns};
 use wire::{Component, ComponentObservation, Counter, HostId, Nanos, Window};
 
 const TICK: Nanos = Nanos::from_secs(1);
+/// A tick so late means that the machine stood still.
+const LATE: Nanos = Nanos::from_millis(500);
 /// A question unanswered so long is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -144,7 +146,9 @@ impl Desk {
             let now = (self.clock)().max(self.diagnosis.now);
             self.diagnosis.advance(now);
             if now >= self.next_tick {
-                self.tick(now);
+                // Where this machine stood still, so did the reading of streams: nobody is silent for that.
+                let stood_still = now.since(self.next_tick) > LATE;
+                self.tick(now, stood_still);
                 self.next_tick = now + TICK;
             }
             match input {
@@ -181,9 +185,12 @@ impl Desk {
     }
 
     /// What is done once a second.
-    fn tick(&mut self, now: Nanos) {
-        let silent =
+    fn tick(&mut self, now: Nanos, stood_still: bool) {
+        let mut silent =
             self.agents.lock().unwrap_or_else(PoisonError::into_inner).silent(now, self.silent_after);
+        if stood_still {
+            silent.clear();
+        }
         self.silent = silent.iter().map(|s| s.0).collect();
         let epoch = self.diagnosis.engine.fabric().epoch;
         for (host, seconds) in silent {

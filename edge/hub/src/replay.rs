@@ -97,3 +97,91 @@ pub fn replay(reader: Reader<'_>, fabric: &Arc<Fabric>) -> Result<Replayed, Repl
     out.incidents = diagnosis.book.ordered().into_iter().map(IncidentDetail::new).collect();
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::a_fabric;
+    use wire::proto::{Batch, PathColumns};
+    use wire::{HostId, Known, Leg, LinkId, PathObservation, PathRef, Source, Window};
+
+    /// What every host sees in one window while a link loses one packet in ten.
+    fn a_window(fabric: &Fabric, sick: Option<LinkId>, n: u64, host: HostId) -> Batch {
+        let length = Nanos::from_millis(500);
+        let start = Nanos::from_secs(1_700_000_000) + Nanos(n * length.0);
+        let mut columns = PathColumns::default();
+        let mut sequence = n * 100;
+        for slot in probe::plan::slots(fabric, host, &probe::PlanConfig::default()) {
+            sequence += 1;
+            let hit = sick.is_some_and(|l| fabric.path_links(slot.path).is_some_and(|p| p.contains(&l)));
+            let observation = PathObservation {
+                window: Window { start, length },
+                producer: host,
+                sequence,
+                epoch: fabric.epoch,
+                path: PathRef::OneWay(Leg { path: slot.path, known: Known::Exact }),
+                class: 0,
+                size_log2: 7,
+                entropy: (sequence % 7) as u16,
+                sent: 10,
+                lost: u32::from(hit && !sequence.is_multiple_of(3)),
+                reordered: 0,
+                ecn_marked: 0,
+                delay: None,
+                source: Source::Probe,
+            };
+            wire::batch::push_path(&mut columns, &observation);
+        }
+        Batch {
+            version: 1,
+            sequence: n,
+            fabric_epoch: fabric.epoch.0,
+            paths: Some(columns),
+            ..Batch::default()
+        }
+    }
+
+    #[test]
+    fn a_recording_leads_to_the_verdicts_the_hub_had() {
+        let fabric = a_fabric();
+        let begin = Nanos::from_secs(1_700_000_000);
+        let config = diagnose::Config::default();
+        let book = Book::in_memory(Arc::clone(&fabric));
+        let mut hub = Diagnosis::new(Arc::clone(&fabric), config, book, &[]);
+        let context = Context {
+            now_ns: begin.0,
+            false_alarms_per_day: config.false_alarms_per_day,
+            window_ns: config.window.0,
+            known: Vec::new(),
+        };
+        let mut bytes = Vec::new();
+        let context = serde_json::to_string(&context).unwrap();
+        wire::record::write_header(&mut bytes, &fabric.to_toml(), &context);
+        let sick = fabric.link_by_name("p0-leaf1:p0-spine0");
+        for n in 0..160 {
+            for host in 0..16 {
+                let broken = (60..100).contains(&n);
+                let batch = a_window(&fabric, sick.filter(|_| broken), n, HostId(host));
+                let now = begin + Nanos::from_millis(500 * (n + 1) + u64::from(host) * 3);
+                hub.feed(now, HostId(host), &batch);
+                wire::record::write_record(&mut bytes, now, HostId(host), &batch);
+            }
+        }
+        let had: Vec<_> = hub.book.ordered().into_iter().map(IncidentDetail::new).collect();
+        assert_eq!(
+            had.iter().map(|d| d.incident.component.name.as_str()).collect::<Vec<_>>(),
+            ["p0-leaf1:p0-spine0"]
+        );
+
+        let reader = Reader::new(&bytes).unwrap();
+        let parsed = Arc::new(Fabric::parse(reader.fabric_toml()).unwrap());
+        let replayed = replay(reader, &parsed).unwrap();
+        assert_eq!(replayed.incidents, had);
+        assert_eq!((replayed.batches, replayed.damage), (16 * 160, None));
+
+        bytes.truncate(bytes.len() - 1);
+        let replayed = replay(Reader::new(&bytes).unwrap(), &parsed).unwrap();
+        assert_eq!(replayed.batches, 16 * 160 - 1);
+        assert!(replayed.damage.is_some());
+    }
+}
