@@ -50,20 +50,20 @@ impl Writer {
     }
     /// Appends a message; one that does not fit is left out, which a debug build notices.
     pub(crate) fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
-        let mut bytes = Vec::with_capacity(HEADER + data.len() + 8);
-        bytes.extend_from_slice(&(HEADER + data.len()).to_ne_bytes());
-        bytes.extend_from_slice(&level.to_ne_bytes());
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(data);
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-        let Some(room) = self.buf.get_mut(self.len..self.len + bytes.len() / 8) else {
+        let words = (HEADER + data.len()).div_ceil(8);
+        let Some([length, kinds, room @ ..]) = self.buf.get_mut(self.len..self.len + words) else {
             debug_assert!(false, "no room for a control message");
             return;
         };
-        for (word, chunk) in room.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = chunk.try_into().map_or(0, u64::from_ne_bytes);
+        *length = (HEADER + data.len()) as u64;
+        let ([a, b, c, d], [e, f, g, h]) = (level.to_ne_bytes(), kind.to_ne_bytes());
+        *kinds = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        for (word, chunk) in room.iter_mut().zip(data.chunks(8)) {
+            let mut bytes = [0; 8];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            *word = u64::from_ne_bytes(bytes);
         }
-        self.len += bytes.len() / 8;
+        self.len += words;
     }
     /// The words written.
     pub(crate) fn words(&mut self) -> &mut [u64] {

@@ -73,8 +73,8 @@ pub(crate) fn ask(fd: BorrowedFd<'_>, hop_by_hop: bool) -> Result<()> {
     set(fd, "setsockopt(SO_TIMESTAMPNS)", libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1i32)?;
     let v6 = libc::IPPROTO_IPV6;
     set(fd, "setsockopt(IPV6_RECVPKTINFO)", v6, libc::IPV6_RECVPKTINFO, &1i32)?;
+    // traffic class and flow label in one
     set(fd, "setsockopt(IPV6_FLOWINFO)", v6, libc::IPV6_FLOWINFO, &1i32)?;
-    set(fd, "setsockopt(IPV6_RECVTCLASS)", v6, libc::IPV6_RECVTCLASS, &1i32)?;
     set(fd, "setsockopt(IPV6_RECVHOPLIMIT)", v6, libc::IPV6_RECVHOPLIMIT, &1i32)?;
     if hop_by_hop {
         set(fd, "setsockopt(IPV6_RECVHOPOPTS)", v6, libc::IPV6_RECVHOPOPTS, &1i32)?;
@@ -305,8 +305,10 @@ fn know<'a>(d: &mut Datagram<'a>, c: &cmsg::Control<'a>) {
             }
             d.ifindex = c.data.get(16..20).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes);
         }
-        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => d.traffic_class = c.i32().unwrap_or(0) as u8,
-        (libc::IPPROTO_IPV6, libc::IPV6_FLOWINFO) => d.flow_label = c.be32().unwrap_or(0) & 0xf_ffff,
+        (libc::IPPROTO_IPV6, libc::IPV6_FLOWINFO) => {
+            let info = c.be32().unwrap_or(0);
+            (d.traffic_class, d.flow_label) = ((info >> 20) as u8, info & 0xf_ffff);
+        }
         (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => d.hop_limit = c.i32().unwrap_or(255) as u8,
         (libc::IPPROTO_IPV6, libc::IPV6_HOPOPTS) => d.hop_by_hop = c.data,
         _ => {}

@@ -8,10 +8,14 @@
 //! [`WINDOWS_MAX`] windows of a slot are open, the oldest is handed out as it is when there would be more.
 
 use crate::baseline::Judged;
+use crate::plan::Slot;
 use crate::session::Fate;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use wire::{ClockQuality, ComponentObservation, DelaySummary, PathId, PathObservation};
+use wire::{
+    ClockQuality, ComponentObservation, DelaySummary, Epoch, HostId, Leg, PathId, PathObservation, PathRef,
+    Source, Window,
+};
 
 /// Open windows of a slot.
 pub(crate) const WINDOWS_MAX: usize = 64;
@@ -140,6 +144,67 @@ impl Tally {
             }
             Fate::Lost => self.undecided += 1,
         }
+    }
+}
+
+/// What all observations of a slot's window have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    pub(crate) window: Window,
+    pub(crate) producer: HostId,
+    pub(crate) epoch: Epoch,
+    pub(crate) slot: Slot,
+    /// Probes have an outer IPv6 header.
+    pub(crate) encapsulated: bool,
+    pub(crate) forward: Leg,
+    pub(crate) backward: Leg,
+    pub(crate) clock: ClockQuality,
+}
+
+/// A flow label as an entropy bucket.
+pub fn entropy_of(flow_label: u32) -> u16 {
+    (flow_label ^ (flow_label >> 16)) as u16
+}
+
+impl Tally {
+    /// The observations of the window, not numbered yet: there, back, and where it cannot be said.
+    pub(crate) fn observations(mut self, frame: &Frame) -> [Option<PathObservation>; 3] {
+        // IPv6 and UDP headers, and the outer IPv6 header of an encapsulated packet
+        let bytes = u32::from(frame.slot.size) + 48 + if frame.encapsulated { 40 } else { 0 };
+        let blank = PathObservation {
+            window: frame.window,
+            producer: frame.producer,
+            sequence: 0,
+            epoch: frame.epoch,
+            path: PathRef::OneWay(frame.forward),
+            class: frame.slot.class,
+            size_log2: bytes.next_power_of_two().ilog2() as u8,
+            entropy: entropy_of(self.flow_label),
+            sent: 0,
+            lost: 0,
+            reordered: 0,
+            ecn_marked: 0,
+            delay: None,
+            source: Source::Probe,
+        };
+        let one_way = |leg: Leg, way: &mut Way| {
+            (way.sent > 0).then(|| PathObservation {
+                path: PathRef::OneWay(leg),
+                sent: way.sent,
+                lost: way.lost,
+                reordered: way.reordered,
+                ecn_marked: way.ecn_marked.min(way.sent - way.lost),
+                delay: way.delay(frame.clock),
+                ..blank
+            })
+        };
+        let undecided = (self.undecided > 0).then_some(PathObservation {
+            path: PathRef::RoundTrip { forward: frame.forward, backward: frame.backward },
+            sent: self.undecided,
+            lost: self.undecided,
+            ..blank
+        });
+        [one_way(frame.forward, &mut self.forward), one_way(frame.backward, &mut self.backward), undecided]
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: whatever comes in is either used or counted here exactly once.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -60,7 +61,8 @@ reasons! {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     dropped: [u64; Dropped::ALL.len()],
-    others: BTreeMap<&'static str, u64>,
+    /// A few names, in the order first counted.
+    others: Vec<(&'static str, u64)>,
 }
 
 impl Counters {
@@ -73,8 +75,10 @@ impl Counters {
     }
     /// Adds to a counter that is no drop.
     pub fn add(&mut self, name: &'static str, n: u64) {
-        let c = self.others.entry(name).or_default();
-        *c = c.saturating_add(n);
+        match self.others.iter_mut().find(|(k, _)| *k == name) {
+            Some((_, c)) => *c = c.saturating_add(n),
+            None => self.others.push((name, n)),
+        }
     }
     /// How many were dropped for this reason.
     pub fn dropped(&self, reason: Dropped) -> u64 {
@@ -82,12 +86,12 @@ impl Counters {
     }
     /// A counter that is no drop.
     pub fn get(&self, name: &str) -> u64 {
-        self.others.get(name).copied().unwrap_or(0)
+        self.others.iter().find(|(k, _)| *k == name).map_or(0, |(_, n)| *n)
     }
     /// Every counter that is not zero, by name, added to `into`.
     pub fn snapshot(&self, into: &mut BTreeMap<&'static str, u64>) {
         let drops = Dropped::ALL.iter().map(|&d| (d.name(), self.dropped(d))).filter(|&(_, n)| n > 0);
-        for (name, n) in drops.chain(self.others.iter().map(|(&k, &n)| (k, n))) {
+        for (name, n) in drops.chain(self.others.iter().copied()) {
             *into.entry(name).or_default() += n;
         }
     }

@@ -13,6 +13,7 @@
 extern crate alloc;
 
 pub mod baseline;
+mod clock;
 pub mod collect;
 pub mod counters;
 pub mod packet;
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod reflector;
 pub mod sender;
 mod session;
+mod stall;
 pub mod trace;
 
 pub use collect::Observation;

@@ -118,6 +118,8 @@ struct Session {
     used_at: Nanos,
 }
 
+/// A session moves up in the order of use at most so often.
+const MOVES: Nanos = Nanos::from_secs(1);
 /// A session unused so long is forgotten.
 const IDLE: Nanos = Nanos::from_secs(300);
 
@@ -231,12 +233,14 @@ impl Reflector {
 
     /// The session's next number; makes the session, and room for it, where there is none.
     fn count(&mut self, now: Nanos, asker: Asker) -> u32 {
-        self.clock += 1;
-        let used = self.clock;
         if let Some(s) = self.sessions.get_mut(&asker) {
-            self.by_use.remove(&s.used);
-            self.by_use.insert(used, asker);
-            (s.used, s.used_at) = (used, now);
+            // the order of use is kept to the second: a busy session need not move with every packet
+            if now.since(s.used_at) >= MOVES {
+                self.clock += 1;
+                self.by_use.remove(&s.used);
+                self.by_use.insert(self.clock, asker);
+                (s.used, s.used_at) = (self.clock, now);
+            }
             let n = s.next;
             s.next = n.wrapping_add(1);
             return n;
@@ -247,8 +251,9 @@ impl Reflector {
             self.sessions.remove(&oldest);
             self.counters.add("reflector_sessions_evicted", 1);
         }
-        self.sessions.insert(asker, Session { next: 1, used, used_at: now });
-        self.by_use.insert(used, asker);
+        self.clock += 1;
+        self.sessions.insert(asker, Session { next: 1, used: self.clock, used_at: now });
+        self.by_use.insert(self.clock, asker);
         0
     }
 }

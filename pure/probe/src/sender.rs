@@ -15,20 +15,19 @@
 
 use crate::Error;
 use crate::baseline::{Baseline, Noise};
-use crate::collect::{Observation, Tally, Way, Windows, median};
+use crate::clock::Offset;
+use crate::collect::{Frame, Observation, Tally, Way, Windows};
 use crate::counters::{Counters, Dropped};
 use crate::packet::PROBE_BYTES_MIN;
 use crate::plan::{Plan, Slot};
 use crate::session::{Limits, Match, Session, Settled};
+use crate::stall::Stalls;
 use crate::trace::{PathKnowledge, Track};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use fabric::{Fabric, Mode};
-use wire::{
-    ClockQuality, Component, ComponentObservation, Counter, HostId, Known, Leg, Nanos, NicId, PathId,
-    PathObservation, PathRef, Source, Window,
-};
+use wire::{ClockQuality, Counter, HostId, Known, Leg, Nanos, NicId, PathId, Window};
 
 /// Most slots of one sender.
 pub const SLOTS_MAX: usize = 2_048;
@@ -136,51 +135,6 @@ struct SlotState {
     clock: ClockQuality,
 }
 
-/// The difference of two clocks, followed slowly, so that one-way delays do not drift with it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Offset {
-    theta_ns: i64,
-    at: Nanos,
-    seen: u32,
-    best_rtt_ns: i64,
-}
-
-impl Offset {
-    /// `(t2 − t1)` and `(t4 − t3)` as they would be with clocks that agree at the usual delays.
-    fn correct(&mut self, forward: i64, backward: i64, now: Nanos, parts_per_million: i64) -> (i64, i64) {
-        let (rtt, target) = (forward.saturating_add(backward), forward.saturating_sub(backward) / 2);
-        if self.seen < 8 {
-            if self.seen == 0 || rtt < self.best_rtt_ns {
-                (self.best_rtt_ns, self.theta_ns) = (rtt, target);
-            }
-            self.seen += 1;
-        } else {
-            let most = (now.since(self.at).0 / 1_000_000) as i64 * parts_per_million;
-            self.theta_ns += target.saturating_sub(self.theta_ns).clamp(-most, most);
-        }
-        self.at = now;
-        (forward.saturating_sub(self.theta_ns), backward.saturating_add(self.theta_ns))
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Stall {
-    delta: u64,
-    of: u64,
-    sizes: Vec<i64>,
-}
-
-impl Stall {
-    fn add(&mut self, size: Option<Nanos>) {
-        self.of += 1;
-        let Some(size) = size else { return };
-        self.delta += 1;
-        if self.sizes.len() < 32 {
-            self.sizes.push(size.0 as i64);
-        }
-    }
-}
-
 /// Sends probes and makes observations of what comes back. See the module.
 #[derive(Debug)]
 pub struct Sender {
@@ -204,7 +158,7 @@ pub struct Sender {
     noise_backward: Noise,
     usual_hold_ns: i64,
     /// Stalls of other hosts and of this one by window.
-    stalls: BTreeMap<(u64, HostId, Counter), Stall>,
+    stalls: Stalls,
     /// When any slot last saw its path change (ecmp mode).
     last_change: Nanos,
     events: VecDeque<Observation>,
@@ -228,11 +182,6 @@ fn label(x: u64) -> u32 {
     (mix(x) % 0xf_ffff) as u32 + 1
 }
 
-/// A flow label as an entropy bucket.
-pub fn entropy_of(flow_label: u32) -> u16 {
-    (flow_label ^ (flow_label >> 16)) as u16
-}
-
 impl Sender {
     /// A sender without a plan: it sends nothing.
     pub fn new(fabric: Arc<Fabric>, config: SenderConfig) -> Self {
@@ -253,7 +202,7 @@ impl Sender {
             noise_forward: Noise::default(),
             noise_backward: Noise::default(),
             usual_hold_ns: 0,
-            stalls: BTreeMap::new(),
+            stalls: Stalls::default(),
             last_change: Nanos::ZERO,
             events: VecDeque::new(),
             sequence: 0,
@@ -417,7 +366,7 @@ impl Sender {
         let window = now.0 / self.plan.window.0.max(1);
         let stalled = late > self.config.stall;
         let host = self.config.host;
-        self.stall(window, host, Counter::SenderStall).add(stalled.then_some(late));
+        self.stalls.add(window, host, Counter::SenderStall, stalled.then_some(late));
         if late > Nanos::from_millis(100) {
             self.patience = now + Nanos::from_millis(200);
         }
@@ -432,11 +381,6 @@ impl Sender {
             s.session.begin_train();
         }
         Some((index, self.plan.train))
-    }
-
-    fn stall(&mut self, window: u64, host: HostId, counter: Counter) -> &mut Stall {
-        // bounded: an entry per host and window, and windows are handed out as they end
-        self.stalls.entry((window, host, counter)).or_default()
     }
 
     /// An answer arrived.
@@ -496,8 +440,8 @@ impl Sender {
         let held_ns = i64::try_from(held.0).unwrap_or(i64::MAX);
         self.usual_hold_ns += (held_ns - self.usual_hold_ns).clamp(-1_000, 1_000);
         let window = reply.t4.0 / self.plan.window.0.max(1);
-        if self.stalls.len() < SLOTS_MAX * 4 {
-            self.stall(window, host, Counter::ResponderStall).add(stalled.then_some(held));
+        if !self.stalls.add(window, host, Counter::ResponderStall, stalled.then_some(held)) {
+            self.counters.add("stalls_not_counted", 1);
         }
     }
 
@@ -665,7 +609,10 @@ impl Sender {
                 self.hand_out(index, tally);
             }
         }
-        self.hand_out_stalls(current);
+        let (host, epoch) = (self.config.host, self.fabric.epoch);
+        while let Some(o) = self.stalls.complete(current, self.plan.window, host, epoch) {
+            self.push(Observation::Component(o));
+        }
         let boundary = Nanos((current + 1).saturating_mul(length)) + Nanos::from_millis(2);
         let pause = if soon { Nanos::from_millis(10) } else { Nanos::from_millis(100) };
         self.next_check = boundary.min(now + pause);
@@ -701,29 +648,7 @@ impl Sender {
         Window { start: Nanos(index.saturating_mul(self.plan.window.0)), length: self.plan.window }
     }
 
-    fn hand_out_stalls(&mut self, current: u64) {
-        while let Some(entry) = self.stalls.first_entry() {
-            if entry.key().0 >= current {
-                return;
-            }
-            let ((index, host, counter), mut stall) = entry.remove_entry();
-            if stall.delta > 0 {
-                let o = ComponentObservation {
-                    window: self.window(index),
-                    producer: self.config.host,
-                    epoch: self.fabric.epoch,
-                    component: Component::Host(host),
-                    counter,
-                    delta: stall.delta,
-                    of: stall.of,
-                    size_ns: median(&mut stall.sizes).max(0) as u64,
-                };
-                self.push(Observation::Component(o));
-            }
-        }
-    }
-
-    fn hand_out(&mut self, index: u32, mut tally: Tally) {
+    fn hand_out(&mut self, index: u32, tally: Tally) {
         let window = self.window(tally.index);
         let Some(s) = self.slots.get(index as usize) else { return };
         let (slot, clock) = (s.slot, s.clock);
@@ -743,51 +668,21 @@ impl Sender {
                 learned(&s.paths.backward, &tally.backward, any_back),
             )
         };
-        // IPv6 and UDP headers, and the outer IPv6 header of an encapsulated packet
-        let bytes = u32::from(slot.size) + 48 + if srv6 { 40 } else { 0 };
-        let blank = PathObservation {
+        let frame = Frame {
             window,
             producer: self.config.host,
-            sequence: 0,
             epoch: self.fabric.epoch,
-            path: PathRef::OneWay(forward),
-            class: slot.class,
-            size_log2: bytes.next_power_of_two().ilog2() as u8,
-            entropy: entropy_of(tally.flow_label),
-            sent: 0,
-            lost: 0,
-            reordered: 0,
-            ecn_marked: 0,
-            delay: None,
-            source: Source::Probe,
+            slot,
+            encapsulated: srv6,
+            forward,
+            backward,
+            clock,
         };
-        for (leg, way) in [(forward, &mut tally.forward), (backward, &mut tally.backward)] {
-            if way.sent > 0 {
-                self.push_path(PathObservation {
-                    path: PathRef::OneWay(leg),
-                    sent: way.sent,
-                    lost: way.lost,
-                    reordered: way.reordered,
-                    ecn_marked: way.ecn_marked,
-                    delay: way.delay(clock),
-                    ..blank
-                });
-            }
+        for mut o in tally.observations(&frame).into_iter().flatten() {
+            o.sequence = self.sequence;
+            self.sequence += 1;
+            self.push(Observation::Path(o));
         }
-        if tally.undecided > 0 {
-            self.push_path(PathObservation {
-                path: PathRef::RoundTrip { forward, backward },
-                sent: tally.undecided,
-                lost: tally.undecided,
-                ..blank
-            });
-        }
-    }
-
-    fn push_path(&mut self, mut o: PathObservation) {
-        o.sequence = self.sequence;
-        self.sequence += 1;
-        self.push(Observation::Path(o));
     }
 }
 
