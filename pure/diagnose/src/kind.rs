@@ -117,7 +117,7 @@ impl Engine {
         let links: Vec<u32> = v.links.iter().map(|l| l.0).collect();
         let times = if matches!(v.component, Component::Switch(_)) { 2.0 } else { 1.0 };
         // Far back the rings are coarser than a window; flaps are told from what is recent.
-        let first = first.max(last.saturating_sub(240));
+        let first = first.max(last.saturating_sub(120));
         (first..=last)
             .map(|w| {
                 let n = self.crossed(&links, times, Nanos(w * window), Nanos((w + 1) * window)).packets;

@@ -101,11 +101,15 @@ impl Components {
         }
     }
 
-    /// The links of a component.
+    /// The links of a component, sorted.
     pub(crate) fn links_of(&self, component: u32) -> Vec<u32> {
         match self.map.group_of(component) {
             None => vec![component],
-            Some(g) => g.links.clone(),
+            Some(g) => {
+                let mut links = g.links.clone();
+                links.sort_unstable();
+                links
+            }
         }
     }
 }

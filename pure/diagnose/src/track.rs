@@ -64,7 +64,8 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
-    pub(crate) fn restored(v: Verdict) -> Self {
+    pub(crate) fn restored(mut v: Verdict) -> Self {
+        v.links.sort_unstable();
         let part = Part { rate: v.rate, rate_low: v.rate_low, rate_high: v.rate_high, at: v.last_seen };
         let mut parts = [None; 4];
         let signal = match v.kind {
@@ -193,7 +194,7 @@ impl Engine {
         let mut first = self.newest;
         for o in &self.hurt {
             let (sent, k) = s.signal.counts(o);
-            let crossing = self.hurt_links(o).iter().filter(|l| links.contains(&l.0)).count();
+            let crossing = self.hurt_links(o).iter().filter(|l| links.binary_search(&l.0).is_ok()).count();
             if crossing > 0 && k > 0 {
                 hurt += f64::from(sent) * crossing as f64;
                 first = first.min(o.window.start);
@@ -251,7 +252,8 @@ impl Engine {
     ) -> bool {
         let hazard = hazard_of(rate.clamp(1e-7, RATE_HEAL_MAX));
         let usual = 4.0 * self.background[signal as usize].hazard;
-        let others: Vec<u32> = self.open_links().into_iter().filter(|l| !links.contains(l)).collect();
+        let others: Vec<u32> =
+            self.open_links().into_iter().filter(|l| links.binary_search(l).is_err()).collect();
         // (age, sent, hurt) of what was hurt on these links and on no other that is blamed.
         let mut hurts: Vec<(Nanos, f64, f64)> = Vec::new();
         for o in &self.hurt {
@@ -260,7 +262,7 @@ impl Engine {
                 continue;
             }
             let crossed = self.hurt_links(o);
-            let here = crossed.iter().filter(|l| links.contains(&l.0)).count();
+            let here = crossed.iter().filter(|l| links.binary_search(&l.0).is_ok()).count();
             if here == 0 {
                 continue;
             }
@@ -292,7 +294,7 @@ impl Engine {
                 || v.alternatives.contains(&component)
                 || matches!((v.component, component), (Component::Link(a), Component::Link(b)) if a == b.reverse())
         };
-        let overlaps = |v: &Verdict| v.links.iter().any(|l| links.contains(&l.0));
+        let overlaps = |v: &Verdict| v.links.iter().any(|l| links.binary_search(&l.0).is_ok());
         let find = |open: bool, by: &dyn Fn(&Verdict) -> bool| {
             self.tracked.iter().position(|t| {
                 t.open() == open
@@ -306,7 +308,9 @@ impl Engine {
         // The same links under another name are the same fault, unless a device is only one of several there.
         let nested = |v: &Verdict| {
             overlaps(v)
-                && (v.links.len() == 1 || links.len() == 1 || v.links.iter().all(|l| links.contains(&l.0)))
+                && (v.links.len() == 1
+                    || links.len() == 1
+                    || v.links.iter().all(|l| links.binary_search(&l.0).is_ok()))
         };
         if let Some(at) = find(true, &exact).or_else(|| find(true, &same)).or_else(|| find(true, &nested)) {
             return Belongs::Open(at);
@@ -321,14 +325,14 @@ impl Engine {
     /// another open verdict may have hurt.
     fn hurts_of(&self, links: &[LinkId], signal: Signal, since: Nanos) -> Vec<u32> {
         let others: Vec<u32> =
-            self.open_links().into_iter().filter(|l| !links.contains(&LinkId(*l))).collect();
+            self.open_links().into_iter().filter(|l| links.binary_search(&LinkId(*l)).is_err()).collect();
         let mut out = Vec::new();
         for (i, o) in self.hurt.iter().enumerate() {
             if o.window.start < since || signal.counts(o).1 == 0 {
                 continue;
             }
             let crossed = self.hurt_links(o);
-            if crossed.iter().any(|l| links.contains(l))
+            if crossed.iter().any(|l| links.binary_search(l).is_ok())
                 && !crossed.iter().any(|l| others.binary_search(&l.0).is_ok())
             {
                 out.push(i as u32);
@@ -343,7 +347,7 @@ impl Engine {
         let tally = self.tally(hurts, s.signal);
         let mut passed = 0.0;
         for o in hurts.iter().filter_map(|&i| self.hurt.get(i as usize)) {
-            let here = self.hurt_links(o).iter().filter(|l| links.contains(l)).count();
+            let here = self.hurt_links(o).iter().filter(|l| links.binary_search(l).is_ok()).count();
             passed += f64::from(o.sent) * here as f64 / times;
         }
         let ends = hurts.iter().filter_map(|&i| self.hurt.get(i as usize)).map(|o| o.window.end());
@@ -383,7 +387,7 @@ impl Engine {
             .filter(|&i| {
                 self.hurt
                     .get(i as usize)
-                    .is_some_and(|o| !self.hurt_links(o).iter().any(|l| links.contains(&l.0)))
+                    .is_some_and(|o| !self.hurt_links(o).iter().any(|l| links.binary_search(&l.0).is_ok()))
             })
             .collect();
         let all = self.crossed(links, self.links_crossed(s.number), s.since, Nanos::MAX);
@@ -582,6 +586,7 @@ impl Engine {
             let v = &mut self.tracked[at].verdict;
             if !v.links.contains(&b) {
                 v.links.push(b);
+                v.links.sort_unstable();
             }
             return;
         }
@@ -659,15 +664,18 @@ impl Engine {
     /// Puts what a verdict that is over explained aside: only what comes after may speak of the same links again.
     /// Without this the longest spans would go on finding a fault that has healed.
     fn explain(&mut self, v: &Verdict) {
-        let links: Vec<LinkId> = match v.component {
+        let mut links: Vec<LinkId> = match v.component {
             Component::Host(h) => crate::map::Components::host_nics(&self.fabric, h)
                 .flat_map(|nic| [self.fabric.access_link(nic), self.fabric.access_link(nic).reverse()])
                 .collect(),
             _ => v.links.clone(),
         };
+        links.sort_unstable();
         for i in 0..self.hurt.len() {
-            let crosses =
-                self.hurt.get(i).is_some_and(|o| self.hurt_links(o).iter().any(|l| links.contains(l)));
+            let crosses = self
+                .hurt
+                .get(i)
+                .is_some_and(|o| self.hurt_links(o).iter().any(|l| links.binary_search(l).is_ok()));
             if crosses && let Some(o) = self.hurt.get_mut(i) {
                 o.explained = true;
             }
@@ -731,17 +739,18 @@ impl Engine {
     /// A verdict on a host from its own counters; it takes over what the localizer says about the host's ports.
     fn host_verdict(&mut self, host: HostId, kind: FaultKind, stall: Option<Stall>) {
         let component = Component::Host(host);
-        let links: Vec<LinkId> = crate::map::Components::host_nics(&self.fabric, host)
+        let mut links: Vec<LinkId> = crate::map::Components::host_nics(&self.fabric, host)
             .flat_map(|n| {
                 let up = self.fabric.access_link(n);
                 [up, up.reverse()]
             })
             .collect();
+        links.sort_unstable();
         let mine = |t: &Tracked| {
             t.verdict.component == component
                 || (t.open()
                     && !t.verdict.links.is_empty()
-                    && t.verdict.links.iter().all(|l| links.contains(l)))
+                    && t.verdict.links.iter().all(|l| links.binary_search(l).is_ok()))
         };
         let within = self.config.reopen_within;
         let found = self.tracked.iter().position(|t| t.open() && mine(t)).or_else(|| {
