@@ -96,18 +96,18 @@ fn scapy_reads_our_probes_and_answers_as_we_meant_them() {
 import sys
 from scapy.all import UDP
 from scapy.contrib.stamp import *
-def show(kind, port, text):
+def show(kind, text):
     raw = bytes.fromhex(text)
-    head = bytes.fromhex(port) + (8 + len(raw)).to_bytes(2, 'big') + b'\\0\\0'
-    p = UDP(head + raw)[kind]
+    # scapy 2.5 asks its parent for the length and has none when it dissects
+    p = kind(raw, _parent=UDP(len=8 + len(raw)))
     e = p.err_estimate
     print(p.seq, p.ssid, e.S, e.Z, e.scale, e.multiplier)
     if kind is STAMPSessionReflectorTestUnauthenticated:
         print(p.seq_sender, p.ttl_sender, p.err_estimate_sender.S)
     for t in p.tlv_objects:
         print(int(t.flags), t.type, t.len, bytes(t.value)[:20].hex())
-show(STAMPSessionSenderTestUnauthenticated, '9c40035e', sys.argv[1])
-show(STAMPSessionReflectorTestUnauthenticated, '035e9c40', sys.argv[2])
+show(STAMPSessionSenderTestUnauthenticated, sys.argv[1])
+show(STAMPSessionReflectorTestUnauthenticated, sys.argv[2])
 ";
     let Some(said) = scapy(script, &[&hex(&bytes), &hex(&back)]) else { return };
     let container = hex(&f.path_container(probe.back.unwrap()).unwrap().octets());
