@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// The authority agents' certificates come from
     #[arg(long, value_name = "FILE")]
     ca: PathBuf,
-    /// Record everything the diagnosis takes, for `selvedge diagnose`
+    /// Record everything the diagnosis takes, for `selvedge diagnose`; where FILE exists, to FILE.1 and so on
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Probes a second of each host, over all its planes; the scenario's if not given
@@ -113,6 +113,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         ca_pem: text(&args.ca)?,
         record: args.record,
         packets_per_second: args.packets_per_second.unwrap_or(scenario.probe.packets_per_second),
+        train: scenario.probe.train,
+        // A probe holds at least what it must say.
+        probe_bytes: u16::try_from(scenario.probe.size)
+            .unwrap_or(u16::MAX)
+            .max(probe::packet::PROBE_BYTES_MIN),
         window,
         ..hub::Config::new(Arc::new(scenario.fabric), args.data)
     };

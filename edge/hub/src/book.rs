@@ -90,14 +90,14 @@ impl Book {
 
     /// What the engine must be told after a start: open verdicts, and those closed so recently that they may be
     /// reopened.
-    pub(crate) fn to_restore(&mut self, now: Nanos, reopen_within: Nanos) -> Vec<Verdict> {
+    pub(crate) fn take_up(&mut self, now: Nanos, reopen_within: Nanos) -> Vec<Verdict> {
         let known: Vec<(u64, u64, Verdict)> =
             self.restorable(now, reopen_within).map(|i| (i.verdict_id, i.number, i.verdict())).collect();
         self.by_verdict.extend(known.iter().map(|&(verdict, number, _)| (verdict, number)));
         known.into_iter().map(|(_, _, verdict)| verdict).collect()
     }
 
-    /// The incidents behind [`Book::to_restore`].
+    /// The incidents behind [`Book::take_up`].
     pub(crate) fn restorable(&self, now: Nanos, reopen_within: Nanos) -> impl Iterator<Item = &Incident> {
         let epoch = self.fabric.epoch.0;
         self.incidents.values().filter(move |i| {
@@ -111,7 +111,7 @@ impl Book {
             self.next_number = self.next_number.max(incident.number.saturating_add(1));
             self.incidents.insert(incident.number, incident);
         }
-        self.to_restore(now, Nanos::MAX)
+        self.take_up(now, Nanos::MAX)
     }
 
     fn mark(&mut self, number: u64, urgent: bool) {
@@ -287,7 +287,8 @@ mod tests {
             assert!(matches!(Store::open(&dir), Err(StoreError::InUse { .. })));
         });
         session(&dir, a_fabric(), at(3), |book| {
-            assert_eq!(book.to_restore(at(3), Nanos::from_secs(600)), [verdict.clone()]);
+            let known = book.take_up(at(3), Nanos::from_secs(600));
+            assert_eq!(known, std::slice::from_ref(&verdict));
             let label = book.ordered()[0].label.clone();
             assert_eq!(label.map(|l| l.note).as_deref(), Some("saw it"));
             book.take(at(4), &Event::Updated(verdict.clone()));
@@ -310,7 +311,7 @@ mod tests {
         other.epoch = wire::Epoch(1);
         session(&dir, Arc::new(other), at(3), |book| {
             assert!(book.ordered().iter().all(|i| !i.is_open()));
-            assert_eq!(book.to_restore(at(3), Nanos::MAX), []);
+            assert_eq!(book.take_up(at(3), Nanos::MAX), []);
         });
         let (_, loaded) = Store::open(&dir).unwrap();
         assert_eq!(loaded.incidents[0].closed_at_ns, Some(at(3).0));

@@ -25,10 +25,14 @@ pub struct Config {
     pub key_pem: String,
     /// The authority that agents' certificates must come from, PEM.
     pub ca_pem: String,
-    /// Record every batch taken to this file.
+    /// Record every batch taken to this file, or where it exists, to the same name with a number after it.
     pub record: Option<PathBuf>,
     /// Probes a second of one host, over all its planes, default 400.
     pub packets_per_second: u32,
+    /// Probes sent back to back each time a path's turn comes, `1 ..= 64`, default 2.
+    pub train: u32,
+    /// Bytes of a probe's STAMP packet, default 128.
+    pub probe_bytes: u16,
     /// Length of the agents' windows, 100 ms to 1 s, default 500 ms.
     pub window: Duration,
     /// A probe unanswered so long is lost, default 1 s.
@@ -61,6 +65,8 @@ impl Config {
             ca_pem: String::new(),
             record: None,
             packets_per_second: 400,
+            train: 2,
+            probe_bytes: 128,
             window: Duration::from_millis(500),
             probe_timeout: Duration::from_secs(1),
             silent_after: Duration::from_secs(2),

@@ -36,6 +36,8 @@ const ANSWERS: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Probing {
     pub packets_per_second: u32,
+    pub train: u32,
+    pub probe_bytes: u16,
     pub window: Duration,
     pub timeout: Duration,
 }
@@ -52,8 +54,8 @@ pub(crate) struct IngestService {
 
 /// The plan of one host.
 pub(crate) fn plan(fabric: &Fabric, host: HostId, probing: &Probing) -> Plan {
-    let defaults = probe::Plan::default();
-    let slots = probe::plan::slots(fabric, host, &probe::PlanConfig::default());
+    let config = probe::PlanConfig { size: probing.probe_bytes, ..Default::default() };
+    let slots = probe::plan::slots(fabric, host, &config);
     let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
     Plan {
         plan_epoch: fabric.epoch.0,
@@ -69,7 +71,7 @@ pub(crate) fn plan(fabric: &Fabric, host: HostId, probing: &Probing) -> Plan {
             .collect(),
         window_ms: millis(probing.window),
         packets_per_second: probing.packets_per_second,
-        train: defaults.train,
+        train: probing.train,
         timeout_ms: millis(probing.timeout),
     }
 }

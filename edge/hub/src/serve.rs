@@ -21,6 +21,7 @@ use crate::store::Store;
 use std::fs::File;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -33,6 +34,11 @@ use wire::Nanos;
 
 /// Open connections get this long to finish at a stop.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+
+/// A TLS handshake may take this long.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Most recordings beside each other under one name.
+const RECORDINGS_MAX: u32 = 10_000;
 
 /// Where a hub listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +54,22 @@ async fn listen(what: &'static str, addr: SocketAddr) -> Result<(TcpListener, So
     let listener = TcpListener::bind(addr).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
+}
+
+/// Makes a file that is not there yet: the path itself, or else with a number after it. A hub that is started again
+/// after a crash does not replace the recording of what led to it.
+fn new_file(path: &Path) -> std::io::Result<File> {
+    let make = |path: &Path| File::options().write(true).create_new(true).open(path);
+    let mut made = make(path);
+    for n in 1..RECORDINGS_MAX {
+        if !made.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::AlreadyExists) {
+            break;
+        }
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{n}"));
+        made = make(Path::new(&name));
+    }
+    made
 }
 
 fn desk(
@@ -66,7 +88,7 @@ fn desk(
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
         .excuse(&known_agents, now + Nanos(grace));
-    let known = book.to_restore(now, config.diagnose.reopen_within);
+    let known = book.take_up(now, config.diagnose.reopen_within);
     let recorder = match &config.record {
         None => None,
         Some(path) => {
@@ -78,7 +100,7 @@ fn desk(
                 known: book.restorable(now, config.diagnose.reopen_within).cloned().collect(),
             };
             let context = serde_json::to_string(&context).unwrap_or_default();
-            let file = File::create(path).map_err(failed)?;
+            let file = new_file(path).map_err(failed)?;
             Some(Recorder::begin(file, &config.fabric.to_toml(), &context).map_err(failed)?)
         }
     };
@@ -110,7 +132,8 @@ pub async fn serve(
         .tls_config(
             ServerTlsConfig::new()
                 .identity(Identity::from_pem(&config.cert_pem, &config.key_pem))
-                .client_ca_root(Certificate::from_pem(&config.ca_pem)),
+                .client_ca_root(Certificate::from_pem(&config.ca_pem))
+                .timeout(HANDSHAKE_WITHIN),
         )
         .map_err(tls)?
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -134,6 +157,8 @@ pub async fn serve(
         fabric: Arc::clone(&config.fabric),
         probing: Probing {
             packets_per_second: config.packets_per_second,
+            train: config.train,
+            probe_bytes: config.probe_bytes,
             window: config.window,
             timeout: config.probe_timeout,
         },
@@ -212,4 +237,23 @@ fn chain(e: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recording_is_never_replaced() {
+        let dir = crate::tests::a_directory("recording");
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("today");
+        for _ in 0..3 {
+            new_file(&path).unwrap();
+        }
+        let mut names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["today", "today.1", "today.2"]);
+        assert_eq!(new_file(&dir.join("no/where")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    }
 }
