@@ -15,7 +15,7 @@ const WINDOWS_MAX: usize = 64;
 /// How far back stalls are looked for.
 const SPAN: Nanos = Nanos::from_secs(10);
 /// Share of a host's chances that must be late.
-const STALL_SHARE_MIN: f64 = 0.2;
+const STALL_SHARE_MIN: f64 = 0.1;
 /// … and how many times the median host.
 const STALL_TIMES_MIN: f64 = 5.0;
 /// Windows and events that make a stall.
@@ -52,6 +52,8 @@ pub(crate) struct Stall {
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
     counts: BTreeMap<(HostId, Counter), VecDeque<Count>>,
+    /// Hosts of the fabric: those that report nothing are the usual ones.
+    hosts: usize,
 }
 
 impl Hosts {
@@ -77,6 +79,7 @@ impl Hosts {
             // Counters of switches and links have no producer yet; they are counted and otherwise wait for one.
             Component::Link(_) | Component::Switch(_) => return,
         };
+        self.hosts = fabric.shape.hosts as usize;
         let list = self.counts.entry((host, o.counter)).or_default();
         if list.len() >= WINDOWS_MAX {
             list.pop_front();
@@ -157,9 +160,11 @@ impl Hosts {
         hosts.dedup();
         let mut all: Vec<Stall> = hosts.iter().filter_map(|&h| self.lateness(h, now)).collect();
         let mut windows: Vec<usize> = all.iter().map(|s| s.windows).collect();
+        windows.resize(self.hosts.max(all.len()), 0);
         windows.sort_unstable();
         let usual_windows = windows.get(windows.len() / 2).copied().unwrap_or(0);
         let mut shares: Vec<f64> = all.iter().map(|s| s.events as f64 / s.of.max(1) as f64).collect();
+        shares.resize(self.hosts.max(all.len()), 0.0);
         shares.sort_by(f64::total_cmp);
         let usual = shares.get(shares.len() / 2).copied().unwrap_or(0.0);
         all.iter_mut().for_each(|s| s.usual = usual);
