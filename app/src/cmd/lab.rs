@@ -77,6 +77,9 @@ enum Command {
         /// Probes a second of each host; the scenario's if not given, lowered so that all together stay below 12,800
         #[arg(long, value_name = "N")]
         packets_per_second: Option<u32>,
+        /// Record every batch of observations the hub takes, for `selvedge diagnose`
+        #[arg(long, value_name = "FILE", conflicts_with = "bare")]
+        record: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -195,8 +198,10 @@ fn exe() -> anyhow::Result<PathBuf> {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Up { file, bare, name, packets_per_second, json } => {
-            up(&file, bare, name, packets_per_second, json)
+        Command::Up { file, bare, name, packets_per_second, record, json } => {
+            let ready_within = Duration::from_secs(90);
+            let options = Options { name, exe: exe()?, bare, packets_per_second, record, ready_within };
+            up(&file, &options, json)
         }
         Command::Inspect(common) => inspect(&common),
         Command::Exec { node, command, name } => exec(name.as_deref(), &node, &command),
@@ -237,19 +242,11 @@ fn read(file: &Path) -> anyhow::Result<(String, Scenario)> {
     Ok((text, scenario))
 }
 
-fn up(
-    file: &Path,
-    bare: bool,
-    name: Option<String>,
-    packets_per_second: Option<u32>,
-    as_json: bool,
-) -> anyhow::Result<ExitCode> {
+fn up(file: &Path, options: &Options, as_json: bool) -> anyhow::Result<ExitCode> {
     let (text, scenario) = read(file)?;
-    let options =
-        Options { name, exe: exe()?, bare, packets_per_second, ready_within: Duration::from_secs(90) };
     let begin = Instant::now();
     let mut progress = Progress::new();
-    let lab = Lab::up(&text, scenario, &options, &mut |step| progress.show(step))?;
+    let lab = Lab::up(&text, scenario, options, &mut |step| progress.show(step))?;
     progress.clear();
     let seconds = begin.elapsed().as_secs_f64();
     let (fabric, state) = (lab.fabric(), lab.state());

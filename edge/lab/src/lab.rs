@@ -40,6 +40,8 @@ pub struct Options {
     pub bare: bool,
     /// Probes a second of each host; the scenario's where there is none, as far as the machine carries it.
     pub packets_per_second: Option<u32>,
+    /// Where the hub records every batch of observations, for `selvedge diagnose`.
+    pub record: Option<PathBuf>,
     /// How long all agents may take to report.
     pub ready_within: Duration,
 }
@@ -204,7 +206,8 @@ impl Lab {
         members::certificates(&self.exe, &self.dir, &names)?;
         progress(Step { what: "hub", done: 0, all: 1 })?;
         let budget = budget(self.fabric.shape.hosts, self.scenario.probe.packets_per_second);
-        let hub = members::start_hub(&self.exe, &self.dir, options.packets_per_second.unwrap_or(budget))?;
+        let budget = options.packets_per_second.unwrap_or(budget);
+        let hub = members::start_hub(&self.exe, &self.dir, budget, options.record.as_deref())?;
         self.state.hub = Some(hub.clone());
         self.dir.write(STATE, &self.state)?;
         for (done, (name, space)) in hosts.iter().enumerate() {

@@ -209,7 +209,12 @@ struct Ready {
 }
 
 /// Starts the hub and waits until it serves.
-pub(crate) fn start_hub(exe: &Path, dir: &Dir, packets_per_second: u32) -> Result<HubState> {
+pub(crate) fn start_hub(
+    exe: &Path,
+    dir: &Dir,
+    packets_per_second: u32,
+    record: Option<&Path>,
+) -> Result<HubState> {
     let ready_file = "hub/ready.json";
     let mut command = prepare(exe, dir, "hub")?;
     command
@@ -222,6 +227,9 @@ pub(crate) fn start_hub(exe: &Path, dir: &Dir, packets_per_second: u32) -> Resul
         .arg(format!("--packets-per-second={packets_per_second}"))
         .arg("--ready-file")
         .arg(dir.join(ready_file));
+    if let Some(file) = record {
+        command.arg("--record").arg(file);
+    }
     credentials(&mut command, dir, "hub");
     let (process, _child) = start(&mut command, "the hub")?;
     // Hundreds of agents share these processors with the one hub, which on real machines has its own. Not allowed to:

@@ -63,6 +63,7 @@ fn options(name: &str) -> Options {
         exe: PathBuf::from("/nonexistent"),
         bare: true,
         packets_per_second: None,
+        record: None,
         ready_within: Duration::from_secs(1),
     }
 }

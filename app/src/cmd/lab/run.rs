@@ -52,6 +52,9 @@ pub(super) struct Args {
     /// Probes a second of each host
     #[arg(long, value_name = "N", conflicts_with = "lab")]
     packets_per_second: Option<u32>,
+    /// Record every batch of observations the hub takes, for `selvedge diagnose`
+    #[arg(long, value_name = "FILE", conflicts_with = "lab")]
+    record: Option<PathBuf>,
     /// Leave the lab up at the end
     #[arg(long)]
     keep: bool,
@@ -251,6 +254,7 @@ fn bring_up(
         exe: exe()?,
         bare: false,
         packets_per_second: args.packets_per_second,
+        record: args.record.clone(),
         ready_within: Duration::from_secs(90),
     };
     let begin = Instant::now();
