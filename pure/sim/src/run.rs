@@ -147,6 +147,8 @@ pub struct Run {
     /// Links that suffer from each fault.
     suffering: Vec<Vec<LinkId>>,
     crossed: Vec<u64>,
+    /// Packets that had crossed before.
+    crossed_before: Vec<u64>,
     totals: Hosts,
     observations: u64,
     refused: u64,
@@ -186,6 +188,7 @@ impl Run {
             active: vec![false; scenario.faults.len()],
             suffering: scenario.faults.iter().map(|f| f.links(&fabric)).collect(),
             crossed: vec![0; scenario.faults.len()],
+            crossed_before: vec![0; scenario.faults.len()],
             engine: Engine::new(Arc::clone(&fabric), engine_config),
             weigh_at: Nanos::MAX,
             totals: Hosts::default(),
@@ -255,6 +258,14 @@ impl Run {
     pub fn crossed(&self, fault: usize) -> u64 {
         self.crossed.get(fault).copied().unwrap_or(0)
     }
+    /// Packets that crossed what suffers from a fault since it last began, whoever knows of it.
+    pub fn crossed_all(&self, fault: usize) -> u64 {
+        let before = self.crossed_before.get(fault).copied().unwrap_or(0);
+        self.on_links(fault) - before
+    }
+    fn on_links(&self, fault: usize) -> u64 {
+        self.suffering.get(fault).into_iter().flatten().map(|&l| self.net.crossed(l)).sum()
+    }
     /// Where every packet is.
     pub fn ledger(&self) -> Ledger {
         let waiting = self.hosts.iter().map(|h| h.backlog.len() as u64).sum();
@@ -313,6 +324,10 @@ impl Run {
         let Some(active) = self.active.get_mut(i as usize) else { return };
         *active = on;
         self.net.mark(5 + u64::from(on), i.into());
+        let crossed = self.on_links(i as usize);
+        if on && let Some(before) = self.crossed_before.get_mut(i as usize) {
+            *before = crossed;
+        }
         let Some(fault) = self.scenario.faults.get(i as usize) else { return };
         let host = match fault.target {
             fabric::Target::Host(h) => Some(h),
