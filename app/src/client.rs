@@ -34,7 +34,7 @@ fn lab_hub(name: &str) -> anyhow::Result<Option<String>> {
     let dir = lab::state::Dir::of(name)?;
     let state: Option<lab::state::LabState> = dir.read("lab.json")?;
     let state =
-        state.with_context(|| format!("there is no lab {name} here; `selvedge lab inspect` lists them"))?;
+        state.with_context(|| format!("there is no lab {name} here; `selvedge lab list` lists them"))?;
     Ok(state.hub.map(|h| format!("http://{}", h.http)))
 }
 

@@ -176,9 +176,7 @@ pub(crate) fn run() -> Result<Scale> {
         window.start = window.start + window.length;
     }
     let verdicts: Vec<_> = engine.verdicts().collect();
-    let right = |c: &Component| {
-        verdicts.iter().any(|v| v.component == *c || v.alternatives.contains(c))
-    };
+    let right = |c: &Component| verdicts.iter().any(|v| v.component == *c || v.alternatives.contains(c));
     let wrong = verdicts
         .iter()
         .filter(|v| !sick.iter().any(|c| v.component == *c || v.alternatives.contains(c)))

@@ -32,7 +32,9 @@ fn no_std() -> anyhow::Result<()> {
     const TARGET: &str = "x86_64-unknown-none";
     let sysroot = output("rustc", &["--print", "sysroot"])?;
     if !std::path::Path::new(&sysroot).join("lib/rustlib").join(TARGET).exists() {
-        eprintln!("skip: target {TARGET} is not installed (rustup target add {TARGET}), no_std is not proved");
+        eprintln!(
+            "skip: target {TARGET} is not installed (rustup target add {TARGET}), no_std is not proved"
+        );
         return Ok(());
     }
     for room in tidy::PURE {

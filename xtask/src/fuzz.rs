@@ -34,7 +34,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .map(|t| {
                 eprintln!("$ cargo +nightly fuzz run {t} -- {limit}");
                 let child = std::process::Command::new("cargo")
-                    .args(["+nightly", "fuzz", "run", t, "--", &limit, "-verbosity=0", "-print_final_stats=1"])
+                    .args([
+                        "+nightly",
+                        "fuzz",
+                        "run",
+                        t,
+                        "--",
+                        &limit,
+                        "-verbosity=0",
+                        "-print_final_stats=1",
+                    ])
                     .current_dir(crate::root())
                     .spawn();
                 (*t, child)

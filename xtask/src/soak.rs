@@ -90,7 +90,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.summary {
         return summary(args, &load(&file)?, &commit);
     }
-    crate::sh("cargo", &["build", "--quiet", "--package", "selvedge"])?;
+    // The binary is what `make soak` has just built.
+    anyhow::ensure!(binary()?.exists(), "build first: `cargo build --package selvedge`, or `make soak`");
     let done = Mutex::new(load(&file)?);
     let modes = [("srv6", &args.srv6), ("ecmp", &args.ecmp)];
     std::thread::scope(|scope| {
@@ -191,7 +192,8 @@ impl Lab {
 }
 
 fn binary() -> anyhow::Result<PathBuf> {
-    let meta: Value = serde_json::from_str(&output("cargo", &["metadata", "--format-version", "1", "--no-deps"])?)?;
+    let meta: Value =
+        serde_json::from_str(&output("cargo", &["metadata", "--format-version", "1", "--no-deps"])?)?;
     let dir = meta["target_directory"].as_str().context("cargo metadata names the target directory")?;
     Ok(PathBuf::from(dir).join("debug/selvedge"))
 }
@@ -226,14 +228,13 @@ fn lab(
     done: &Mutex<Vec<Value>>,
     file: &PathBuf,
 ) -> anyhow::Result<()> {
-    let is_done = |what: &str| {
-        done.lock().is_ok_and(|d| d.iter().any(|r| r["run"] == what))
-    };
+    let is_done = |what: &str| done.lock().is_ok_and(|d| d.iter().any(|r| r["run"] == what));
     // even kinds start in one mode, odd in the other, so that every kind is tried in both
-    let mine: Vec<usize> =
-        (0..args.runs).filter(|i| (i + i / KINDS.len()) % 2 == number).filter(|i| {
-            args.only.as_ref().is_none_or(|o| KINDS[i % KINDS.len()].2.starts_with(o.as_str()))
-        }).filter(|i| !is_done(&i.to_string())).collect();
+    let mine: Vec<usize> = (0..args.runs)
+        .filter(|i| (i + i / KINDS.len()) % 2 == number)
+        .filter(|i| args.only.as_ref().is_none_or(|o| KINDS[i % KINDS.len()].2.starts_with(o.as_str())))
+        .filter(|i| !is_done(&i.to_string()))
+        .collect();
     let quiet = format!("quiet-{mode}");
     let quiet_left = args.quiet_minutes > 0 && !is_done(&quiet);
     if mine.is_empty() && !quiet_left {
@@ -265,7 +266,11 @@ fn lab(
         }
         let seen: Vec<Value> = seen.into_values().collect();
         eprintln!("soak {mode}: {} incidents in {} quiet minutes", seen.len(), args.quiet_minutes);
-        record(done, file, json!({"run": quiet, "mode": mode, "minutes": args.quiet_minutes, "incidents": seen}))?;
+        record(
+            done,
+            file,
+            json!({"run": quiet, "mode": mode, "minutes": args.quiet_minutes, "incidents": seen}),
+        )?;
     }
     Ok(())
 }
@@ -315,7 +320,11 @@ fn summary(args: &Args, rows: &[Value], commit: &str) -> anyhow::Result<()> {
     let mut table: BTreeMap<String, (usize, usize, Vec<f64>)> = BTreeMap::new();
     for r in &runs {
         let on = if r["target"].as_str().is_some_and(|t| t.contains(':')) { "link" } else { "device" };
-        let key = format!("{} on {on} ({})", r["kind"].as_str().unwrap_or("?"), r["direction"].as_str().unwrap_or("?"));
+        let key = format!(
+            "{} on {on} ({})",
+            r["kind"].as_str().unwrap_or("?"),
+            r["direction"].as_str().unwrap_or("?")
+        );
         let e = table.entry(key).or_default();
         e.0 += 1;
         e.1 += usize::from(r["right"] == true);
@@ -331,7 +340,9 @@ fn summary(args: &Args, rows: &[Value], commit: &str) -> anyhow::Result<()> {
     for (name, (n, ok, mut seconds)) in table {
         seconds.sort_by(f64::total_cmp);
         let p50 = seconds.get(seconds.len() / 2).copied();
-        out.push(json!({"name": name, "runs": n, "right": ok, "seconds_p50": p50, "seconds_max": seconds.last()}));
+        out.push(
+            json!({"name": name, "runs": n, "right": ok, "seconds_p50": p50, "seconds_max": seconds.last()}),
+        );
     }
     out.push(json!({
         "name": "all", "runs": runs.len(), "right": right, "wrong_above_0_9": wrong, "not_closed": unclosed,
@@ -354,7 +365,10 @@ fn summary(args: &Args, rows: &[Value], commit: &str) -> anyhow::Result<()> {
         ]);
     }
     println!("{t}");
-    println!("commit {commit}: {right} of {} right, {wrong} wrong with confidence above 0.9, {unclosed} not closed in time", runs.len());
+    println!(
+        "commit {commit}: {right} of {} right, {wrong} wrong with confidence above 0.9, {unclosed} not closed in time",
+        runs.len()
+    );
     println!("{false_alarms} incidents in {minutes} quiet minutes (both modes added)");
     Ok(())
 }

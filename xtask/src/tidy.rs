@@ -41,8 +41,16 @@ struct Rule {
 fn rules() -> Vec<Rule> {
     // Written in two halves so that this file does not trip over itself.
     vec![
-        Rule { text: concat!("TO", "DO"), allowed: |_| false, why: "do it, or write the reason it is not done" },
-        Rule { text: concat!("FIX", "ME"), allowed: |_| false, why: "do it, or write the reason it is not done" },
+        Rule {
+            text: concat!("TO", "DO"),
+            allowed: |_| false,
+            why: "do it, or write the reason it is not done",
+        },
+        Rule {
+            text: concat!("FIX", "ME"),
+            allowed: |_| false,
+            why: "do it, or write the reason it is not done",
+        },
         Rule {
             text: concat!("uns", "afe "),
             allowed: |p| p.starts_with("edge/kernel/") || p == "xtask/src/tidy.rs",
@@ -59,7 +67,11 @@ fn rules() -> Vec<Rule> {
             allowed: |p| !p.starts_with("pure/"),
             why: "the pure floor has no clock",
         },
-        Rule { text: concat!("Hash", "Map"), allowed: |p| !p.starts_with("pure/"), why: "its order is not repeatable" },
+        Rule {
+            text: concat!("Hash", "Map"),
+            allowed: |p| !p.starts_with("pure/"),
+            why: "its order is not repeatable",
+        },
     ]
 }
 
@@ -96,10 +108,13 @@ fn edges(root: &Path, found: &mut Vec<String>) -> anyhow::Result<()> {
             r => root.join("edge").join(r),
         };
         let manifest: toml::Table = std::fs::read_to_string(dir.join("Cargo.toml"))?.parse()?;
-        let dependencies = manifest.get("dependencies").and_then(|d| d.as_table()).cloned().unwrap_or_default();
+        let dependencies =
+            manifest.get("dependencies").and_then(|d| d.as_table()).cloned().unwrap_or_default();
         for name in dependencies.keys().filter(|n| allowed.contains_key(n.as_str())) {
             if !may.contains(&name.as_str()) {
-                found.push(format!("room `{room}` must not know room `{name}` (table of edges in xtask/src/tidy.rs)"));
+                found.push(format!(
+                    "room `{room}` must not know room `{name}` (table of edges in xtask/src/tidy.rs)"
+                ));
             }
         }
     }
@@ -107,7 +122,8 @@ fn edges(root: &Path, found: &mut Vec<String>) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(root.join(floor))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if !allowed.contains_key(name.as_str()) {
-                found.push(format!("room `{floor}/{name}` is not in the table of edges in xtask/src/tidy.rs"));
+                found
+                    .push(format!("room `{floor}/{name}` is not in the table of edges in xtask/src/tidy.rs"));
             }
         }
     }
@@ -118,7 +134,9 @@ fn file(rel: &str, text: &str, found: &mut Vec<String>) {
     if rel.ends_with(".rs") {
         let first = text.lines().next().unwrap_or("");
         if !first.starts_with("//!") && !rel.starts_with("fuzz/") {
-            found.push(format!("{rel}: open with a `//!` comment: what it does, how, its invariants, what is absent"));
+            found.push(format!(
+                "{rel}: open with a `//!` comment: what it does, how, its invariants, what is absent"
+            ));
         }
         let stem = Path::new(rel).file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         if EMPTY_NAMES.contains(&stem.as_str()) {
@@ -136,7 +154,8 @@ fn file(rel: &str, text: &str, found: &mut Vec<String>) {
             }
         }
     }
-    let prose = rel.ends_with(".md") || rel.ends_with(".rs") || rel.ends_with(".toml") || rel.ends_with(".proto");
+    let prose =
+        rel.ends_with(".md") || rel.ends_with(".rs") || rel.ends_with(".toml") || rel.ends_with(".proto");
     if !prose {
         return;
     }
@@ -169,8 +188,16 @@ mod tests {
         assert_eq!(check("pure/x/src/a.rs", "//! x\n"), Vec::<String>::new());
         assert_eq!(check("pure/x/src/a.rs", "fn f() {}\n").len(), 1, "no opening comment");
         assert_eq!(check("pure/x/src/util.rs", "//! x\n").len(), 1, "an empty name");
-        assert_eq!(check("pure/x/src/a.rs", "//! x\nuse std::time::Instant;\n").len(), 1, "a clock in the pure floor");
-        assert_eq!(check("edge/hub/src/a.rs", "//! x\nuns\u{61}fe { f() }\n").len(), 1, "unsafe outside the kernel room");
+        assert_eq!(
+            check("pure/x/src/a.rs", "//! x\nuse std::time::Instant;\n").len(),
+            1,
+            "a clock in the pure floor"
+        );
+        assert_eq!(
+            check("edge/hub/src/a.rs", "//! x\nuns\u{61}fe { f() }\n").len(),
+            1,
+            "unsafe outside the kernel room"
+        );
         assert_eq!(check("edge/kernel/src/a.rs", "//! x\nuns\u{61}fe { f() }\n").len(), 0);
         assert_eq!(check("docs/a.md", concat!("TO", "DO")).len(), 1);
     }

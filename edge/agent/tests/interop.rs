@@ -2,6 +2,8 @@
 //!
 //! Each test says what it lacks and passes where the other implementation cannot be had. `stamp-suite` is looked for in
 //! the search path and in `SELVEDGE_STAMP_SUITE` (`cargo install stamp-suite`).
+// A test may unwrap: a panic there is the report.
+#![allow(clippy::unwrap_used)]
 
 use fabric::Fabric;
 use kernel::poll::readable;

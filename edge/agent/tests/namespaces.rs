@@ -2,6 +2,8 @@
 //! kernel's own forwarding; nftables breaks a link and counts what it took.
 //!
 //! Needs root, `ip`, `sysctl` and `nft`; says so and passes where one is missing.
+// A test may unwrap: a panic there is the report.
+#![allow(clippy::unwrap_used)]
 
 use agent::prober::{Prober, ProberConfig, ProberHandle};
 use fabric::{Device, Fabric};

@@ -22,6 +22,8 @@ use wire::{ComponentObservation, Known, Leg, LinkId, Nanos, PathId, PathObservat
 const AHEAD_MAX: Nanos = Nanos::from_secs(5);
 /// Windows are at most this long.
 const WINDOW_MAX: Nanos = Nanos::from_secs(60);
+/// Most closings remembered for what arrives late.
+pub(crate) const CLOSED_MAX: usize = 256;
 /// Most events waiting to be fetched.
 const EVENTS_MAX: usize = 65_536;
 
@@ -89,6 +91,8 @@ pub struct Engine {
     pub(crate) background: [Background; 4],
     pub(crate) hosts: Hosts,
     pub(crate) tracked: Vec<Tracked>,
+    /// When verdicts closed, and their links, sorted: what was hurt there before may still be on its way.
+    pub(crate) closed: VecDeque<(Nanos, Vec<LinkId>)>,
     pub(crate) next_id: u64,
     events: VecDeque<Event>,
     next_evaluation: Option<Nanos>,
@@ -126,6 +130,7 @@ impl Engine {
             fresh: 0,
             background,
             tracked: Vec::new(),
+            closed: VecDeque::new(),
             next_id: 1,
             events: VecDeque::new(),
             next_evaluation: None,
@@ -202,6 +207,9 @@ impl Engine {
             for &l in paths.iter().flat_map(|p| p.iter()) {
                 kept.push(l);
             }
+            kept.explained = self.closed.iter().any(|(at, links)| {
+                o.window.start < *at && self.hurt_links(&kept).iter().any(|l| links.binary_search(l).is_ok())
+            });
             self.keep_hurt(kept);
         }
         if self.next_evaluation.is_none() {

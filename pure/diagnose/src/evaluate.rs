@@ -25,6 +25,8 @@ const SPANS_MAX: usize = 3;
 /// Most hurt observations counted, and most localized together; the newest. So many say all there is to say.
 const HURT_MAX: usize = 12_000;
 const LOCALIZED_MAX: usize = 2_000;
+/// Links of a device that are counted one by one in many spans.
+const COUNTED_MAX: usize = 64;
 /// A bound this much below the threshold is worth a closer look: the localizer may charge more exactly.
 const BOUND_SLACK: f64 = 1.0;
 /// Most paths a mixture is spread over.
@@ -456,6 +458,19 @@ impl Engine {
             Background { hazard: located.background.max(fresh.hazard), noise: located.noise.max(fresh.noise) }
         };
         self.background[signal as usize] = learned;
+    }
+
+    /// Packets across a set of links in each of several spans, one after the other or not. Of a device with many
+    /// links the whole is counted once and shared out as the fabric's traffic was.
+    pub(crate) fn crossed_in(&self, links: &[u32], times: f64, spans: &[(Nanos, Nanos)]) -> Vec<f64> {
+        let each = |s: &(Nanos, Nanos)| self.crossed(links, times, s.0, s.1).packets;
+        let from = spans.iter().map(|s| s.0).min().unwrap_or_default();
+        let until = spans.iter().map(|s| s.1).max().unwrap_or_default().min(self.newest);
+        if links.len() <= COUNTED_MAX {
+            return spans.iter().map(each).collect();
+        }
+        let share = each(&(from, until)) / self.moments.between(from, until).1.max(1.0);
+        spans.iter().map(|s| share * self.moments.between(s.0, s.1.min(self.newest)).1).collect()
     }
 
     /// Packets and observations across a set of links in a span, each packet counted `times` times.

@@ -155,6 +155,11 @@ impl<'p> Fit<'p> {
         log(self.problem.map.components().max(2) as f64) + self.params.margin + own
     }
 
+    /// The price within one window of time: to compare several names for the same fault, which all came with it.
+    pub(crate) fn price_of_name(&self, component: u32) -> f64 {
+        self.price(component) - (self.params.margin - 1.0).max(0.0)
+    }
+
     /// Hazard up to which a component is taken to be healthy.
     pub(crate) fn healthy(&self) -> f64 {
         (self.params.healthy_spread * self.background).max(self.params.healthy_min)

@@ -118,9 +118,12 @@ impl Engine {
         let times = if matches!(v.component, Component::Switch(_)) { 2.0 } else { 1.0 };
         // Far back the rings are coarser than a window; flaps are told from what is recent.
         let first = first.max(last.saturating_sub(120));
+        let spans: Vec<(Nanos, Nanos)> =
+            (first..=last).map(|w| (Nanos(w * window), Nanos((w + 1) * window))).collect();
+        let crossed = self.crossed_in(&links, times, &spans);
         (first..=last)
-            .map(|w| {
-                let n = self.crossed(&links, times, Nanos(w * window), Nanos((w + 1) * window)).packets;
+            .zip(crossed)
+            .map(|(w, n)| {
                 let k = lost.get(&w).copied().unwrap_or(0.0);
                 (w, n.max(k), k)
             })

@@ -187,17 +187,19 @@ impl Fit<'_> {
         let map = self.problem.map;
         // Who shares at least half of what is charged to it.
         let mut shares: Vec<(u32, f64)> = Vec::new();
+        let mut touched: Vec<u32> = Vec::new();
         for &(h, share) in &charged {
             let hurt = &self.problem.hurt[h as usize];
+            touched.clear();
             for p in hurt.first..hurt.first + hurt.count {
-                let w = self.problem.paths[p as usize].weight * share;
                 for &l in self.problem.links_of(p as usize) {
-                    shares.push((l, w));
-                    for &g in map.groups_of(l) {
-                        shares.push((map.links() as u32 + g, w));
-                    }
+                    touched.push(l);
+                    touched.extend(map.groups_of(l).iter().map(|&g| map.links() as u32 + g));
                 }
             }
+            touched.sort_unstable();
+            touched.dedup();
+            shares.extend(touched.iter().map(|&c| (c, share)));
         }
         shares.sort_by_key(|s| s.0);
         let mut without = self.clone();
@@ -270,7 +272,7 @@ impl Fit<'_> {
         if hurt.len() < 2 {
             return None;
         }
-        let mut cost = self.price(component) + log(ports) + ln_choose(ports, hurt.len() as f64);
+        let mut cost = self.price_of_name(component) + log(ports) + ln_choose(ports, hurt.len() as f64);
         for &l in named {
             let other = map.reverse(l);
             if named.contains(&other) || other == l {
@@ -320,7 +322,7 @@ impl Fit<'_> {
             .iter()
             .map(|&l| {
                 let other = self.problem.map.reverse(l);
-                if other < l && named.contains(&other) { 1.0 } else { self.price(l) }
+                if other < l && named.contains(&other) { 1.0 } else { self.price_of_name(l) }
             })
             .sum()
     }

@@ -7,7 +7,7 @@
 //! Invariants: one open verdict a component; one observation is not evidence for two verdicts of one signal; a
 //! verdict that closed keeps its id if the fault comes back within [`crate::Config::reopen_within`].
 
-use crate::engine::Engine;
+use crate::engine::{CLOSED_MAX, Engine};
 use crate::evaluate::{Suspect, bound};
 use crate::hosts::Stall;
 use crate::likelihood::hazard_of;
@@ -25,7 +25,7 @@ const HEALED_NATS: f64 = 6.0;
 /// Shortest silence that closes a verdict.
 const QUIET_MIN: Nanos = Nanos::from_secs(3);
 /// Longest silence that is waited for because the fault has come and gone before.
-const QUIET_MAX: Nanos = Nanos::from_secs(120);
+const QUIET_MAX: Nanos = Nanos::from_secs(24);
 /// Spans of silence tried, seconds.
 const QUIET_SECS: [u64; 16] = [2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256, 512];
 /// Rate above which a few clean packets are not taken for the end: hurt windows may report late.
@@ -93,12 +93,9 @@ impl Tracked {
     }
 
     fn quiet(&self) -> Nanos {
+        // What comes back within seconds flaps, and its pauses are no end; what comes back after a minute has healed.
         let twice = self.longest_gap + self.longest_gap;
-        QUIET_MIN.max(if self.verdict.flap.is_some() || self.longest_gap > QUIET_MIN {
-            twice.min(QUIET_MAX)
-        } else {
-            Nanos::ZERO
-        })
+        if twice <= QUIET_MAX { QUIET_MIN.max(twice) } else { QUIET_MIN }
     }
 }
 
@@ -412,7 +409,7 @@ impl Engine {
     }
 
     /// How surely the component, or one it cannot be told from, is at fault; and which those are.
-    fn confidence(&self, s: &Suspect) -> (f64, Vec<Component>) {
+    fn confidence(&self, s: &Suspect, moments: u32) -> (f64, Vec<Component>) {
         let f = &s.finding;
         let mut alternatives = Vec::new();
         let mut against = 0.0;
@@ -448,7 +445,7 @@ impl Engine {
         let clear = 1.0 / (1.0 + against);
         let enough = 1.0 - 0.5 * exp(-s.net() / 3.0);
         // What was seen at one moment only may still be a stall.
-        let lasting = 1.0 - 0.3 * exp(-f64::from(self.moments_of(&s.hurts)) / 1.5);
+        let lasting = 1.0 - 0.3 * exp(-f64::from(moments) / 1.5);
         let several = 1.0 / (1.0 + 0.15 * alternatives.len().saturating_sub(3) as f64);
         ((clear * enough * lasting * several).clamp(0.0, 0.999), alternatives)
     }
@@ -534,21 +531,16 @@ impl Engine {
         let usual = 4.0 * self.background[s.signal as usize].hazard;
         let links = self.components.links_of(s.number);
         let times = self.links_crossed(s.number);
-        let mut left: f64 = hurts.iter().map(|h| h.1).sum();
-        let mut best = (f64::MIN, hurts.first().map_or(self.newest, |h| h.0));
-        let mut last = None;
-        for (tried, &(start, k)) in hurts.iter().enumerate() {
-            if last != Some(start) {
-                let n = self.crossed(&links, times, start, Nanos::MAX).packets;
-                let b = bound(left, n, usual);
-                if b > best.0 + 1e-9 {
-                    best = (b, start);
-                }
-                last = Some(start);
-            }
-            left -= k;
-            if tried >= ONSETS_MAX {
-                break;
+        let mut starts: Vec<Nanos> = hurts.iter().map(|h| h.0).collect();
+        starts.dedup();
+        starts.truncate(ONSETS_MAX);
+        let spans: Vec<(Nanos, Nanos)> = starts.iter().map(|&t| (t, self.newest)).collect();
+        let mut best = (f64::MIN, starts.first().copied().unwrap_or(self.newest));
+        for (&start, n) in starts.iter().zip(self.crossed_in(&links, times, &spans)) {
+            let left: f64 = hurts.iter().filter(|h| h.0 >= start).map(|h| h.1).sum();
+            let b = bound(left, n, usual);
+            if b > best.0 + 1e-9 {
+                best = (b, start);
             }
         }
         best.1
@@ -593,7 +585,12 @@ impl Engine {
         // Another name for the same fault needs to be the better one.
         let renamed = fresh || same || (signal_first && s.net() > self.tracked[at].net);
         if renamed {
-            let (confidence, mut alternatives) = self.confidence(s);
+            let v = &self.tracked[at].verdict;
+            let life = v.links.clone();
+            let recent = v.first_seen.max(self.newest.since(SIZE_SPAN));
+            let moments = if same { self.moments_of(&self.hurts_of(&life, s.signal, recent)) } else { 0 };
+            let moments = moments.max(self.moments_of(&s.hurts));
+            let (confidence, mut alternatives) = self.confidence(s, moments);
             alternatives.retain(|a| *a != component);
             let mut named: Vec<LinkId> = if s.finding.links.is_empty() {
                 self.components.links_of(s.number).into_iter().map(LinkId).collect()
@@ -679,6 +676,10 @@ impl Engine {
             if crosses && let Some(o) = self.hurt.get_mut(i) {
                 o.explained = true;
             }
+        }
+        self.closed.push_back((self.now, links));
+        if self.closed.len() > CLOSED_MAX {
+            self.closed.pop_front();
         }
     }
 

@@ -96,7 +96,7 @@ pub struct ProbeSpec {
 
 impl Default for ProbeSpec {
     fn default() -> Self {
-        ProbeSpec { packets_per_second: 400, window: Nanos::from_millis(500), train: 1, size: 64 }
+        ProbeSpec { packets_per_second: 400, window: Nanos::from_millis(500), train: 2, size: 128 }
     }
 }
 

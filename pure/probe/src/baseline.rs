@@ -157,7 +157,7 @@ impl Baseline {
                 None => {
                     // sick, then: what was held belongs to no bucket
                     self.held = [u8::MAX; NOISY];
-                    if self.over_of_late % SICK_LEARNS == 0 {
+                    if self.over_of_late.is_multiple_of(SICK_LEARNS) {
                         noise.learn(bucket(excess_ns));
                     }
                 }

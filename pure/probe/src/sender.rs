@@ -345,7 +345,7 @@ impl Sender {
         let seed = self.config.seed;
         let s = self.slots.get_mut(index as usize)?;
         let flow_label = if srv6 {
-            label(seed ^ u64::from(index) << 32 ^ (window + u64::from(index)) % LABELS)
+            label(seed ^ (u64::from(index) << 32) ^ ((window + u64::from(index)) % LABELS))
         } else {
             s.paths.search.flow_label
         };
@@ -597,11 +597,12 @@ impl Sender {
             soon |= s.session.has_gap();
             let before = s.session.front().map_or(current, |t1| current.min(t1.0 / length));
             self.tally_settled(index);
-            if !srv6 && self.traces.len() < TRACES_MAX {
-                if let Some(s) = self.slots.get_mut(index as usize) {
-                    let hops = s.paths.ask(now, &self.fabric, s.from, s.to);
-                    self.traces.extend(hops.into_iter().map(|h| (index, h)));
-                }
+            if !srv6
+                && self.traces.len() < TRACES_MAX
+                && let Some(s) = self.slots.get_mut(index as usize)
+            {
+                let hops = s.paths.ask(now, &self.fabric, s.from, s.to);
+                self.traces.extend(hops.into_iter().map(|h| (index, h)));
             }
             while let Some(tally) =
                 self.slots.get_mut(index as usize).and_then(|s| s.windows.complete(before))

@@ -1,4 +1,7 @@
 //! What a reflector answers, what it refuses, and what the bytes say; and paths from what switches say.
+// A test may unwrap: a panic there is the report.
+#![allow(clippy::unwrap_used)]
+
 use core::net::Ipv6Addr;
 use fabric::{Device, Fabric, LinkParams, Mode, Shape};
 use probe::packet::{Arrival, Codec};

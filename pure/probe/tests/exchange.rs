@@ -1,4 +1,7 @@
 //! Sender and reflector against a network in memory that loses, copies, delays and reorders, and knows what it did.
+// A test may unwrap: a panic there is the report.
+#![allow(clippy::unwrap_used)]
+
 use fabric::{Fabric, LinkParams, Mode, Shape};
 use probe::{Observation, Plan, Reflector, ReflectorConfig, Reply, Request, Sender, SenderConfig, Slot};
 use proptest::prelude::*;
@@ -316,7 +319,7 @@ fn a_stalled_sender_says_so_and_loses_nothing() {
     let mut w = World::new(4);
     w.run(Nanos::from_secs(1_000_005), |_| Act::default());
     // nobody calls for three seconds, while answers wait in the socket
-    w.now = w.now + Nanos::from_secs(3);
+    w.now += Nanos::from_secs(3);
     w.run(Nanos::from_secs(1_000_010), |_| Act::default());
     let skipped = w.sender.counters().get("trains_skipped");
     assert!((590..=610).contains(&skipped), "{skipped}");

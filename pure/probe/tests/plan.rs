@@ -1,4 +1,7 @@
 //! The plan covers every link, evenly, with a bounded number of slots a host.
+// A test may unwrap: a panic there is the report.
+#![allow(clippy::unwrap_used)]
+
 use fabric::{Fabric, LinkParams, Mode, Shape};
 use probe::plan::{PlanConfig, slots};
 use selvedge_probe as probe;

@@ -1,4 +1,5 @@
 //! The laws of the simulated fabric: conservation, order, determinism, and faults that act at the rate they say.
+#![allow(clippy::unwrap_used)] // a panic in a test is the report
 
 use fabric::{Fabric, LinkParams, Mode, Shape};
 use proptest::prelude::*;

@@ -1,5 +1,6 @@
 //! What the probe machines say against what the simulated fabric knows: losses, damage, marks, lateness and order are
 //! put on the links that are sick, in the right direction, at the right rate, and on no others.
+#![allow(clippy::unwrap_used)] // a panic in a test is the report
 
 use fabric::{Fabric, Scenario};
 use probe::Observation;

@@ -1,4 +1,5 @@
 //! Whole runs: every packet accounted for, the same again is the same, and nothing panics whatever the fabric.
+#![allow(clippy::unwrap_used)] // a panic in a test is the report
 
 use fabric::Scenario;
 use proptest::prelude::*;

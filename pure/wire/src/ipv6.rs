@@ -192,12 +192,13 @@ mod tests {
 
     #[test]
     fn an_encapsulated_packet_byte_by_byte() {
-        let container = Some(Ipv6Addr::new(0xfcbb, 0xbb00, 5, 2, 0xe002, 0, 0, 0));
+        let outer = Ipv6Addr::new(0xfcbb, 0xbb00, 5, 2, 0xe002, 0, 0, 0);
+        let container = Some(outer);
         let mut b = Vec::new();
         Datagram { container, ..datagram(&[1, 2, 3]) }.write(&mut b);
         let mut want = vec![0x6b, 0xa1, 0x23, 0x45, 0, 51, 41, 64];
         want.extend(A.octets());
-        want.extend(container.unwrap().octets());
+        want.extend(outer.octets());
         want.extend([0x6b, 0xa1, 0x23, 0x45, 0, 11, 17, 64]);
         want.extend(A.octets());
         want.extend(B.octets());

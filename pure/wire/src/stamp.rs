@@ -95,7 +95,7 @@ impl Format {
         let (s, ns) = (t.0 / 1_000_000_000, t.0 % 1_000_000_000);
         match self {
             // rounded up, so that reading (which rounds down) gives the nanosecond back
-            Format::Ntp => (s + NTP_TO_UNIX) << 32 | (((ns << 32) + 999_999_999) / 1_000_000_000),
+            Format::Ntp => (s + NTP_TO_UNIX) << 32 | (ns << 32).div_ceil(1_000_000_000),
             Format::Ptp => (s & 0xffff_ffff) << 32 | ns,
         }
     }

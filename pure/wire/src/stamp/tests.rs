@@ -109,7 +109,8 @@ fn refusals() {
     probe().write(None, &mut good);
     let mut zero = good.clone();
     zero[13] = 0;
-    let table: Vec<(&str, Vec<u8>, Option<&[u8]>, Refused)> = vec![
+    type Case<'a> = (&'a str, Vec<u8>, Option<&'a [u8]>, Refused);
+    let table: Vec<Case<'_>> = vec![
         ("empty", vec![], None, Refused::TooShort { got: 0, least: 44 }),
         ("one short", good[..43].to_vec(), None, Refused::TooShort { got: 43, least: 44 }),
         ("not authenticated", good.clone(), Some(b"k"), Refused::TooShort { got: 44, least: 112 }),

@@ -1,0 +1,130 @@
+//! What each fuzz target does with its bytes. Included by the fuzz targets and by the plain test that runs their
+//! corpora (`xtask/tests/fuzz_corpus.rs`), so that both always mean the same.
+//!
+//! Each entry must return for any bytes at all; where decoding succeeds it also checks a law.
+
+use fabric::{Fabric, Scenario};
+use prost::Message;
+use wire::stamp::{ReflectorPacket, SenderPacket};
+use wire::{Epoch, HostId, Nanos, NicId};
+
+/// Name and function of every target.
+pub const ENTRIES: &[(&str, fn(&[u8]))] =
+    &[("batch", batch), ("record", record), ("spec", spec), ("stamp", stamp), ("ioam", ioam), ("reflector", reflector)];
+
+/// The agent's message as the hub decodes it: protobuf, then columns.
+pub fn batch(data: &[u8]) {
+    let Ok(batch) = wire::proto::Batch::decode(data) else { return };
+    if let Some(columns) = &batch.paths {
+        if let Ok(rows) = wire::batch::paths(columns, HostId(1), Epoch(batch.fabric_epoch)) {
+            for o in rows.flatten() {
+                assert!(o.lost <= o.sent);
+            }
+        }
+    }
+    if let Some(columns) = &batch.components {
+        if let Ok(rows) = wire::batch::components(columns, HostId(1), Epoch(batch.fabric_epoch)) {
+            rows.for_each(drop);
+        }
+    }
+}
+
+/// A recording, as `selvedge diagnose` reads it.
+pub fn record(data: &[u8]) {
+    let Ok(reader) = wire::record::Reader::new(data) else { return };
+    let _ = Fabric::parse(reader.fabric_toml());
+    reader.take(1000).for_each(drop);
+}
+
+/// A fabric or scenario file. What parses says itself again.
+pub fn spec(data: &[u8]) {
+    let Ok(text) = core::str::from_utf8(data) else { return };
+    if let Ok(fabric) = Fabric::parse(text) {
+        let again = Fabric::parse(&fabric.to_toml());
+        assert_eq!(again.as_ref(), Ok(&fabric));
+    }
+    let _ = Scenario::parse(text);
+}
+
+/// STAMP in both directions, with and without a key, every TLV decoded. What was read writes back to what is read.
+pub fn stamp(data: &[u8]) {
+    let (key, bytes) = match data.split_first() {
+        Some((k, rest)) if k & 1 == 1 => (Some(&b"fuzzing key"[..]), rest),
+        Some((_, rest)) => (None, rest),
+        None => return,
+    };
+    if let Ok(p) = SenderPacket::new_checked(bytes, key) {
+        p.tlvs().for_each(|t| {
+            if let Ok(t) = t {
+                let _ = t.value();
+            }
+        });
+        let mut again = Vec::new();
+        p.repr().write(key, &mut again);
+        assert_eq!(SenderPacket::new_checked(&again[..], key).map(|p| p.repr()), Ok(p.repr()));
+    }
+    if let Ok(p) = ReflectorPacket::new_checked(bytes, key) {
+        p.tlvs().for_each(drop);
+        let mut again = Vec::new();
+        p.repr().write(key, &mut again);
+        assert_eq!(ReflectorPacket::new_checked(&again[..], key).map(|p| p.repr()), Ok(p.repr()));
+    }
+}
+
+/// Hop-by-hop headers with trace options, and what comes back in ICMPv6 errors.
+pub fn ioam(data: &[u8]) {
+    if let Ok(trace) = wire::ioam::Trace::new_checked(data) {
+        trace.nodes().for_each(drop);
+    }
+    let _ = wire::ipv6::time_exceeded(data);
+}
+
+/// Two machines against arbitrary packets: a reflector that must never send more than it got nor to anybody but the
+/// asker, and a sender with a plan that must keep its books.
+pub fn reflector(data: &[u8]) {
+    const FABRIC: &str = "name = \"fuzz\"\nplanes = 2\nleaves = 2\nspines = 2\nhosts_per_leaf = 2\n\
+        access = { rate = \"1Gbit/s\", latency = \"1us\" }\ntrunk = { rate = \"1Gbit/s\", latency = \"1us\" }\n";
+    let Ok(fabric) = Fabric::parse(FABRIC) else { return };
+    let fabric = std::sync::Arc::new(fabric);
+    let codec = probe::packet::Codec::new(fabric.clone(), None, true);
+    let mut machine = probe::Reflector::new(fabric.clone(), probe::ReflectorConfig { sessions_max: 4, fabric_only: true });
+    let mut sender = probe::Sender::new(fabric.clone(), probe::SenderConfig::new(HostId(0), 7));
+    let plan = probe::Plan { slots: probe::plan::slots(&fabric, HostId(0), &Default::default()), ..Default::default() };
+    let _ = sender.set_plan(Nanos(0), plan);
+    let mut now = Nanos(0);
+    // records: one byte of NIC, one of length, then so many bytes
+    let mut rest = data;
+    while let [nic, length, tail @ ..] = rest {
+        let (packet, next) = tail.split_at(usize::from(*length).min(tail.len()));
+        rest = next;
+        now += Nanos::from_millis(u64::from(*length));
+        while sender.poll_output(now).is_some() {}
+        let arrival = probe::packet::Arrival {
+            from: fabric.nic_addr(NicId(u32::from(*nic) % fabric.nics())),
+            port: 862,
+            to: fabric.nic_addr(NicId(u32::from(*nic >> 4) % fabric.nics())),
+            at: now,
+            traffic_class: *nic,
+            flow_label: u32::from(*length),
+            hop_limit: 60,
+            hop_by_hop: packet,
+        };
+        if let Ok(request) = codec.read_request(packet, &arrival) {
+            if let Ok(answer) = machine.handle_input(now, &request) {
+                let mut out = Vec::new();
+                codec.write_answer(packet, &answer, now, 64, &mut out);
+                assert!(out.len() <= packet.len(), "an answer longer than the question");
+            }
+        }
+        assert!(machine.sessions() <= 4);
+        if let Ok(reply) = codec.read_reply(packet, &arrival) {
+            let _ = sender.handle_input(now, &reply);
+        }
+        sender.handle_timeout(now);
+        while let Some(o) = sender.poll_event() {
+            if let probe::Observation::Path(o) = o {
+                assert!(o.lost <= o.sent);
+            }
+        }
+    }
+}
