@@ -122,7 +122,7 @@ pub(crate) fn run() -> Result<Scale> {
         for o in &some {
             engine.handle_path(window.end(), &PathObservation { window, ..*o });
         }
-        window.start = window.start + window.length;
+        window.start += window.length;
     }
     let taken = passes * some.len();
     let observations_per_second = taken as f64 / (on_core() - begin);
@@ -173,7 +173,7 @@ pub(crate) fn run() -> Result<Scale> {
                 }
             }
         }
-        window.start = window.start + window.length;
+        window.start += window.length;
     }
     let verdicts: Vec<_> = engine.verdicts().collect();
     let right = |c: &Component| verdicts.iter().any(|v| v.component == *c || v.alternatives.contains(c));

@@ -172,7 +172,7 @@ impl Engine {
         let mut oldest = Nanos::MAX;
         for (i, o) in self.hurt.iter().enumerate().rev() {
             let end = o.window.end();
-            if end <= from || signal.counts(o).1 == 0 {
+            if o.explained || end <= from || signal.counts(o).1 == 0 {
                 continue;
             }
             if out.len() >= most && end < oldest {

@@ -168,6 +168,9 @@ impl Engine {
         if self.moments_of(&s.hurts) < norm.moments_min {
             return false;
         }
+        if s.signal == Signal::Loss && self.moments_of(&s.hurts) < self.moments_at_host(s) {
+            return false;
+        }
         if s.signal == Signal::Delay && self.excess_of(&s.hurts) < self.config.delay_excess_ns_min {
             return false;
         }
@@ -177,6 +180,39 @@ impl Engine {
         }
         let links = self.components.links_of(s.number);
         !self.healed(s.signal, &links, self.links_crossed(s.number), low, QUIET_MIN, self.first_seen(s))
+    }
+
+    /// Moments asked for where the trouble is at a host: a host that does not get to its packets for a moment looks
+    /// like a port that loses some. Everything lost on one port while the others are fine is no such moment.
+    fn moments_at_host(&self, s: &Suspect) -> u32 {
+        let host = match self.components.name(s.number) {
+            Component::Link(l) => self.fabric.cable_of(l).ok().map(|n| self.fabric.nic_parts(n).1),
+            Component::Nic(n) => Some(self.fabric.nic_parts(n).1),
+            Component::Host(h) => Some(h),
+            Component::Switch(_) => None,
+        };
+        let Some(host) = host else { return 1 };
+        if s.finding.rate.max(s.finding.dead_share) >= 0.9 {
+            return 1;
+        }
+        let mine = self.components.links_of(s.number);
+        let siblings: Vec<LinkId> = crate::map::Components::host_nics(&self.fabric, host)
+            .flat_map(|n| [self.fabric.access_link(n), self.fabric.access_link(n).reverse()])
+            .filter(|l| mine.binary_search(&l.0).is_err() && mine.binary_search(&l.reverse().0).is_err())
+            .collect();
+        if siblings.is_empty() {
+            return if matches!(self.components.name(s.number), Component::Host(_)) { 3 } else { 2 };
+        }
+        let begin = s.hurts.iter().filter_map(|&i| self.hurt.get(i as usize)).map(|o| o.window.start).min();
+        let begin = begin.unwrap_or_default();
+        let there = self
+            .hurt
+            .iter()
+            .filter(|o| o.window.start >= begin && o.lost > 0)
+            .filter(|o| self.hurt_links(o).iter().any(|l| siblings.contains(l)))
+            .filter(|o| !self.hurt_links(o).iter().any(|l| mine.binary_search(&l.0).is_ok()))
+            .count();
+        if there >= 2.max(s.hurts.len() / 4) { 3 } else { 1 }
     }
 
     /// Whether the component has been seen well, or watched long enough to say that it never is.
@@ -302,12 +338,12 @@ impl Engine {
             })
         };
         let exact = |v: &Verdict| v.component == component;
-        // The same links under another name are the same fault, unless a device is only one of several there.
+        // The same links under another name are the same fault, and so is a part of a device that is blamed already.
         let nested = |v: &Verdict| {
             overlaps(v)
                 && (v.links.len() == 1
-                    || links.len() == 1
-                    || v.links.iter().all(|l| links.binary_search(&l.0).is_ok()))
+                    || v.links.iter().all(|l| links.binary_search(&l.0).is_ok())
+                    || links.iter().all(|l| v.links.binary_search(&LinkId(*l)).is_ok()))
         };
         if let Some(at) = find(true, &exact).or_else(|| find(true, &same)).or_else(|| find(true, &nested)) {
             return Belongs::Open(at);
@@ -397,8 +433,14 @@ impl Engine {
             .map(|o| Exemplar { producer: o.producer, sequence: o.sequence })
             .collect();
         exemplars.dedup();
-        let fine_sent = (all.packets as u64).saturating_sub(crossing_hurt.sent);
-        let fine_observations = (all.observations as u64).saturating_sub(crossing_hurt.observations);
+        let (mut sent, mut observations) = (0.0, 0.0);
+        for o in s.hurts_in_span.iter().filter_map(|&i| self.hurt.get(i as usize)) {
+            let here = self.hurt_links(o).iter().filter(|l| links.binary_search(&l.0).is_ok()).count() as f64;
+            sent += f64::from(o.sent) * here / self.links_crossed(s.number);
+            observations += here / self.links_crossed(s.number);
+        }
+        let fine_sent = (all.packets - sent).max(0.0) as u64;
+        let fine_observations = (all.observations - observations).max(0.0) as u64;
         Evidence {
             crossing_hurt,
             crossing_fine: Tally { observations: fine_observations, sent: fine_sent, hurt: 0 },
@@ -568,12 +610,14 @@ impl Engine {
             return;
         }
         let same = self.tracked[at].verdict.component == component;
-        // The other direction of a cable that is blamed already joins it.
+        // The other direction of a cable that is blamed already joins it, unless it is the one the evidence is on: a
+        // cable is called by its even link, and few losses do not yet say which way.
         let plain = (s.number as usize) < self.components.map.links();
         if let (Component::Link(a), Component::Link(b)) = (self.tracked[at].verdict.component, component)
             && !fresh
             && plain
             && a == b.reverse()
+            && !(signal_first && s.net() > self.tracked[at].net)
         {
             let v = &mut self.tracked[at].verdict;
             if !v.links.contains(&b) {
@@ -618,8 +662,9 @@ impl Engine {
             }
         }
         // Size and kind, from the whole life of the fault as far as it is recent.
-        let v = &self.tracked[at].verdict;
-        let since = v.first_seen.max(self.newest.since(SIZE_SPAN));
+        let t = &self.tracked[at];
+        let v = &t.verdict;
+        let since = t.since.max(self.newest.since(SIZE_SPAN));
         let links = v.links.clone();
         let times = if matches!(v.component, Component::Switch(_)) { 2.0 } else { 1.0 };
         let hurts = self.hurts_of(&links, s.signal, since);
