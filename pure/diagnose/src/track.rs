@@ -661,6 +661,9 @@ impl Engine {
                 t.verdict.evidence = evidence;
             }
         }
+        if renamed && !plain {
+            self.absorb(at);
+        }
         // Size and kind, from the whole life of the fault as far as it is recent.
         let t = &self.tracked[at];
         let v = &t.verdict;
@@ -681,6 +684,38 @@ impl Engine {
             v.delay_excess_ns = excess;
         }
         self.describe(at, s.signal, &hurts);
+    }
+
+    /// Closes the other verdicts on parts of a device that is now blamed as a whole.
+    fn absorb(&mut self, at: usize) {
+        let Some(t) = self.tracked.get(at) else { return };
+        let (id, all) = (t.verdict.id, self.device_links(t.verdict.component));
+        let now = self.now;
+        let mut over = Vec::new();
+        for t in &mut self.tracked {
+            let v = &mut t.verdict;
+            let part = !v.links.is_empty() && v.links.iter().all(|l| all.binary_search(l).is_ok());
+            if v.closed_at.is_none() && v.id != id && !t.by_counters && part {
+                v.closed_at = Some(now);
+                over.push(v.clone());
+            }
+        }
+        over.into_iter().for_each(|v| self.tell(Event::Closed(v)));
+    }
+
+    /// Every link of a component, sorted.
+    fn device_links(&self, component: Component) -> Vec<LinkId> {
+        let cable = |n| [self.fabric.access_link(n), self.fabric.access_link(n).reverse()];
+        let mut out = match component {
+            Component::Link(l) => vec![l, l.reverse()],
+            Component::Nic(n) => cable(n).to_vec(),
+            Component::Switch(s) => self.fabric.switch_links(s),
+            Component::Host(h) => {
+                crate::map::Components::host_nics(&self.fabric, h).flat_map(cable).collect()
+            }
+        };
+        out.sort_unstable();
+        out
     }
 
     /// What is done once a second: stalled and silent hosts, and verdicts whose fault is over.
@@ -706,13 +741,10 @@ impl Engine {
     /// Puts what a verdict that is over explained aside: only what comes after may speak of the same links again.
     /// Without this the longest spans would go on finding a fault that has healed.
     fn explain(&mut self, v: &Verdict) {
-        let mut links: Vec<LinkId> = match v.component {
-            Component::Host(h) => crate::map::Components::host_nics(&self.fabric, h)
-                .flat_map(|nic| [self.fabric.access_link(nic), self.fabric.access_link(nic).reverse()])
-                .collect(),
+        let links = match v.component {
+            Component::Host(_) => self.device_links(v.component),
             _ => v.links.clone(),
         };
-        links.sort_unstable();
         for i in 0..self.hurt.len() {
             let crosses = self
                 .hurt

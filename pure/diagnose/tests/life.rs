@@ -210,7 +210,7 @@ proptest! {
             };
             e.handle_path(now, &o);
             e.handle_timeout(now);
-            now = now + Nanos::from_millis(u64::from(*extra) % 300);
+            now += Nanos::from_millis(u64::from(*extra) % 300);
             taken += 1;
         }
         while e.poll_event().is_some() {}
