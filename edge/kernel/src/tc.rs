@@ -3,7 +3,7 @@
 //! Programs go to the `clsact` hook and not to a tcx link: a filter lives as long as its interface, while a link
 //! ends with the process that made it unless it is pinned to a file that somebody must clean up.
 
-use crate::netlink::{Batch, Netlink, REPLACE};
+use crate::netlink::{Batch, CREATE, Netlink, REPLACE};
 use crate::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -46,16 +46,21 @@ fn filter_info() -> u32 {
     PRIORITY << 16 | u32::from(ETH_P_ALL.to_be())
 }
 
+/// Gives an interface the hook that programs attach to. The kernel stops the interface for a moment to do so and drops
+/// what it would have sent meanwhile: best done before it is up. Refused where the hook is there already.
+pub fn add_hook(batch: &mut Batch, index: u32) {
+    batch
+        .message("clsact on link", index, RTM_NEWQDISC, CREATE, &tcmsg(index, CLSACT_HANDLE, TC_H_CLSACT, 0))
+        .text(TCA_KIND, "clsact");
+}
+
 /// Runs a classifier program on everything that comes in on an interface of the socket's namespace, in place of the
 /// one this function put there before.
 pub fn attach_ingress(socket: &mut Netlink, index: u32, program: BorrowedFd<'_>, name: &str) -> Result<()> {
     let mut batch = Batch::new();
-    batch
-        .message("clsact on link", index, RTM_NEWQDISC, REPLACE, &tcmsg(index, CLSACT_HANDLE, TC_H_CLSACT, 0))
-        .text(TCA_KIND, "clsact");
+    add_hook(&mut batch, index);
     match socket.apply(batch) {
-        // an existing clsact cannot be changed, only used
-        Err(Error::Netlink { errno, .. }) if [libc::EEXIST, libc::EOPNOTSUPP].contains(&errno.0) => {}
+        Err(Error::Netlink { errno, .. }) if errno.0 == libc::EEXIST => {}
         other => other?,
     }
     let mut batch = Batch::new();

@@ -17,7 +17,7 @@ use fabric::{Device, Fabric, Mode};
 use kernel::netlink::{Batch, Netlink};
 use kernel::netns::{self, Netns};
 use kernel::route::{Action, Hop};
-use kernel::{link, route, sysctl};
+use kernel::{link, route, sysctl, tc};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -135,6 +135,7 @@ impl Wiring {
         }
         for (member, space) in self.members.iter().zip(&spaces) {
             space.run(|| {
+                hooks(member);
                 self.configure(fabric, member)?;
                 rules(fabric, member.device)
             })??;
@@ -217,6 +218,15 @@ impl Wiring {
         let fabric::Prefix { addr: to, len: prefix_len } = route.to;
         route::Route { to, prefix_len, table: route.table, source: route.source, action }
     }
+}
+
+/// Makes room for faults while the interfaces are still down. Done later it would cost packets of the other direction
+/// than the one that is broken, which looks like a fault of that one.
+fn hooks(member: &Member) {
+    let mut batch = Batch::new();
+    member.ports.iter().for_each(|port| tc::add_hook(&mut batch, port.index));
+    // A kernel without the hook still forwards; faults that need it say so when they are started.
+    let _ = Netlink::route().and_then(|mut socket| socket.apply(batch));
 }
 
 /// A host with several NICs in a plane answers from each through that NIC.

@@ -243,6 +243,33 @@ fn loss_is_per_segment_and_equals_the_rate() {
 }
 
 #[test]
+fn starting_a_fault_costs_the_other_direction_nothing() {
+    need_kernel!();
+    let lab = up("begin", "srv6");
+    let fabric = lab.fabric();
+    let (a, b) = (nic(fabric, 1, 0), nic(fabric, 1, 5));
+    let (there, back) = (fabric.path(a, b, 7).unwrap(), fabric.path(b, a, 7).unwrap());
+    let (there, back) = (way(&lab, there), way(&lab, back));
+    assert_eq!(there.links[1].reverse(), back.links[2]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sends = scope.spawn(|| {
+            let mut lost = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                lost += back.bursts(100).iter().filter(|n| **n < 16).count();
+            }
+            lost
+        });
+        for kind in ["drop 100%", "ecn 10%", "corrupt 1%"].repeat(20) {
+            break_link(&lab, there.links[1], kind);
+            lab.heal(None).unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(sends.join().unwrap(), 0);
+    });
+}
+
+#[test]
 fn tcp_suffers_by_segment_too() {
     need_kernel!();
     let lab = up("tcp", "srv6");
