@@ -40,13 +40,13 @@ pub(crate) fn walk(mut buf: &[u8]) -> impl Iterator<Item = Control<'_>> {
 /// Writes control messages one after the other into an aligned buffer.
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
-    buf: [u64; 12],
+    buf: [u64; 16],
     len: usize,
 }
 
 impl Writer {
     pub(crate) fn new() -> Self {
-        Writer { buf: [0; 12], len: 0 }
+        Writer { buf: [0; 16], len: 0 }
     }
     /// Appends a message; one that does not fit is left out, which a debug build notices.
     pub(crate) fn push(&mut self, level: i32, kind: i32, data: &[u8]) {

@@ -112,6 +112,11 @@ impl UdpSocket {
         Ok(UdpSocket(fd))
     }
 
+    /// Lets the kernel hand over datagrams of one flow together (UDP_GRO). [`Received`] takes them apart again.
+    pub fn coalesce(&self) -> Result<()> {
+        set(self.0.as_fd(), "setsockopt(UDP_GRO)", libc::SOL_UDP, libc::UDP_GRO, &1i32)
+    }
+
     /// The port it is bound to.
     pub fn port(&self) -> Result<u16> {
         let mut addr = sockaddr(&SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
@@ -257,8 +262,18 @@ impl Received {
         Ok(self.count)
     }
 
-    /// The packets of the last batch, in the order received.
+    /// The packets of the last batch, in the order received. What the kernel handed over together comes one by one.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
+        self.messages().flat_map(|(d, segment)| {
+            let whole = if segment == 0 { d.payload.len() } else { segment };
+            let empty = d.payload.is_empty().then_some(d);
+            let parts = d.payload.chunks(whole.max(1)).map(move |payload| Datagram { payload, ..d });
+            empty.into_iter().chain(parts)
+        })
+    }
+
+    /// What each system call's message held, and the length of its datagrams where it held several.
+    fn messages(&self) -> impl Iterator<Item = (Datagram<'_>, usize)> {
         let control = as_bytes(&self.control);
         self.lengths.iter().zip(&self.names).take(self.count).enumerate().map(move |(i, (lengths, name))| {
             let &(len, control_len, flags) = lengths;
@@ -277,10 +292,15 @@ impl Received {
                 hop_by_hop: &[],
                 truncated: flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
             };
+            let mut segment = 0;
             for c in cmsg::walk(control.get(..control_len.min(CONTROL)).unwrap_or(&[])) {
-                know(&mut d, &c);
+                if (c.level, c.kind) == (libc::SOL_UDP, libc::UDP_GRO) {
+                    segment = c.i32().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+                } else {
+                    know(&mut d, &c);
+                }
             }
-            d
+            (d, segment)
         })
     }
 }
@@ -328,11 +348,13 @@ pub struct Route {
     pub flow_label: u32,
 }
 
-/// A batch of packets to send. Every packet is one datagram on the wire.
+/// A batch of packets to send. Every packet is one datagram on the wire, unless it was added as several.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     data: Vec<u8>,
     ends: Vec<usize>,
+    /// For each packet the length of its datagrams, 0 where it is one.
+    segments: Vec<u16>,
     routes: Vec<Route>,
 }
 
@@ -341,6 +363,7 @@ impl Outgoing {
     pub fn clear(&mut self) {
         self.data.clear();
         self.ends.clear();
+        self.segments.clear();
         self.routes.clear();
     }
     /// Packets in it.
@@ -353,8 +376,14 @@ impl Outgoing {
     }
     /// Adds a packet whose bytes `write` appends.
     pub fn push(&mut self, route: Route, write: impl FnOnce(&mut Vec<u8>)) {
+        self.push_segments(route, 0, write);
+    }
+    /// Adds several datagrams of `segment` bytes each (the last may be shorter), which the kernel carries as one for as
+    /// long as it can (UDP_SEGMENT). On links without that offload each is a packet of its own.
+    pub fn push_segments(&mut self, route: Route, segment: u16, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.data);
         self.ends.push(self.data.len());
+        self.segments.push(segment);
         self.routes.push(route);
     }
 
@@ -376,7 +405,7 @@ impl Outgoing {
             for i in some.clone() {
                 let route = &self.routes[i];
                 names.push(sockaddr(&route.to));
-                controls.push(control(route));
+                controls.push(control(route, self.segments[i]));
                 let start = if i == 0 { 0 } else { self.ends[i - 1] };
                 let packet = &mut self.data[start..self.ends[i]];
                 pieces.push(libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() });
@@ -435,7 +464,7 @@ impl Outgoing {
 /// Marks a packet the kernel refused, in a bit no flow label has.
 const REFUSED: u32 = 1 << 31;
 
-fn control(route: &Route) -> Writer {
+fn control(route: &Route, segment: u16) -> Writer {
     let mut w = Writer::new();
     if let Some(from) = route.from {
         let mut info = [0; 20];
@@ -447,6 +476,9 @@ fn control(route: &Route) -> Writer {
     }
     if route.flow_label & 0xf_ffff != 0 {
         w.push(libc::IPPROTO_IPV6, libc::IPV6_FLOWINFO, &(route.flow_label & 0xf_ffff).to_be_bytes());
+    }
+    if segment != 0 {
+        w.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
     }
     w
 }
@@ -492,5 +524,31 @@ mod tests {
             }
         }
         assert_eq!(b.receive(&mut batch), Ok(0));
+    }
+
+    #[test]
+    fn what_is_sent_together_arrives_one_by_one() {
+        let any = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0);
+        let a = UdpSocket::bind(any, UdpOptions::default()).unwrap();
+        let b = UdpSocket::bind(any, UdpOptions::default()).unwrap();
+        b.coalesce().unwrap();
+        let to = SocketAddrV6::new(Ipv6Addr::LOCALHOST, b.port().unwrap(), 0, 0);
+        let route = Route { to, from: None, traffic_class: 2, flow_label: 7 };
+        let mut out = Outgoing::default();
+        out.push_segments(route, 100, |buf| {
+            for i in 0..5u8 {
+                buf.extend_from_slice(&[i; 100][..if i == 4 { 30 } else { 100 }]);
+            }
+        });
+        out.push(route, |buf| buf.push(9));
+        assert_eq!(a.send(&mut out), Ok(2));
+        let (mut batch, mut got) = (Received::default(), Vec::new());
+        while got.len() < 6 {
+            assert_ne!(readable(&[b.as_fd()], None).unwrap(), 0);
+            b.receive(&mut batch).unwrap();
+            got.extend(batch.iter().map(|d| (d.payload.to_vec(), d.flow_label, d.at_ns > 0)));
+        }
+        let want = [(0, 100), (1, 100), (2, 100), (3, 100), (4, 30), (9, 1)];
+        assert_eq!(got, want.map(|(byte, len)| (vec![byte; len], 7, true)));
     }
 }

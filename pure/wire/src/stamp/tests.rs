@@ -1,3 +1,5 @@
+//! STAMP byte by byte, refusals, and what holds for any bytes.
+
 use super::*;
 use alloc::{format, string::String, vec};
 use core::net::Ipv6Addr;
