@@ -9,8 +9,14 @@ use wire::stamp::{ReflectorPacket, SenderPacket};
 use wire::{Epoch, HostId, Nanos, NicId};
 
 /// Name and function of every target.
-pub const ENTRIES: &[(&str, fn(&[u8]))] =
-    &[("batch", batch), ("record", record), ("spec", spec), ("stamp", stamp), ("ioam", ioam), ("reflector", reflector)];
+pub const ENTRIES: &[(&str, fn(&[u8]))] = &[
+    ("batch", batch),
+    ("record", record),
+    ("spec", spec),
+    ("stamp", stamp),
+    ("ioam", ioam),
+    ("reflector", reflector),
+];
 
 /// The agent's message as the hub decodes it: protobuf, then columns.
 pub fn batch(data: &[u8]) {
@@ -87,9 +93,13 @@ pub fn reflector(data: &[u8]) {
     let Ok(fabric) = Fabric::parse(FABRIC) else { return };
     let fabric = std::sync::Arc::new(fabric);
     let codec = probe::packet::Codec::new(fabric.clone(), None, true);
-    let mut machine = probe::Reflector::new(fabric.clone(), probe::ReflectorConfig { sessions_max: 4, fabric_only: true });
+    let mut machine =
+        probe::Reflector::new(fabric.clone(), probe::ReflectorConfig { sessions_max: 4, fabric_only: true });
     let mut sender = probe::Sender::new(fabric.clone(), probe::SenderConfig::new(HostId(0), 7));
-    let plan = probe::Plan { slots: probe::plan::slots(&fabric, HostId(0), &Default::default()), ..Default::default() };
+    let plan = probe::Plan {
+        slots: probe::plan::slots(&fabric, HostId(0), &Default::default()),
+        ..Default::default()
+    };
     let _ = sender.set_plan(Nanos(0), plan);
     let mut now = Nanos(0);
     // records: one byte of NIC, one of length, then so many bytes

@@ -322,14 +322,14 @@ impl<'a> Reader<'a> {
         }
         let mut at: HashMap<(u32, u32), Vec<(u32, f64)>> = HashMap::new();
         for (&(first, last, _), &(count, packets)) in &clean {
-            if !at.contains_key(&(first, last)) {
+            let links = at.entry((first, last)).or_insert_with(|| {
                 let all = self.between(first, last);
                 let one = 1.0 / all.len() as f64;
                 let mut weight: BTreeMap<u32, u32> = BTreeMap::new();
                 all.iter().flatten().for_each(|&l| *weight.entry(l).or_default() += 1);
-                at.insert((first, last), weight.iter().map(|(&l, &n)| (l, f64::from(n) * one)).collect());
-            }
-            for &(l, w) in &at[&(first, last)] {
+                weight.iter().map(|(&l, &n)| (l, f64::from(n) * one)).collect()
+            });
+            for &(l, w) in links.iter() {
                 problem.fine_perhaps(l, w, count, packets);
             }
         }
