@@ -10,7 +10,7 @@
 use crate::bound;
 use crate::run::{Config, Ledger, Run};
 use alloc::vec::Vec;
-use diagnose::{Event, Verdict, VerdictId};
+use diagnose::{Event, Verdict};
 use fabric::{Expected, FaultKind, Scenario};
 use wire::{Component, LinkId, Nanos};
 
@@ -55,7 +55,6 @@ impl Outcome {
 pub struct Judge {
     outcomes: Vec<Outcome>,
     suffering: Vec<Vec<LinkId>>,
-    parts: Vec<(VerdictId, usize)>,
     wrong: Vec<Found>,
 }
 
@@ -76,7 +75,7 @@ impl Judge {
                 kind_right: false,
             })
             .collect();
-        Judge { outcomes, suffering, parts: Vec::new(), wrong: Vec::new() }
+        Judge { outcomes, suffering, wrong: Vec::new() }
     }
 
     /// Takes one event; `crossed` says how many packets crossed what suffers from a fault until now.
@@ -96,17 +95,14 @@ impl Judge {
                 }
             }
             o.kind_right |= o.expected.kinds.contains(&v.kind.as_str());
-            self.wrong.retain(|f| f.verdict.id != v.id || f.verdict.component != v.component);
             return;
         }
         let part = |links: &[LinkId]| match v.component {
             Component::Link(l) => links.contains(&l),
             _ => !v.links.is_empty() && v.links.iter().all(|l| links.contains(l)),
         };
-        if let Some(i) = (0..self.outcomes.len())
-            .find(|&i| self.outcomes[i].began <= now && self.suffering.get(i).is_some_and(|l| part(l)))
-        {
-            self.parts.push((v.id, i));
+        let mut faults = self.outcomes.iter().zip(&self.suffering);
+        if faults.any(|(o, links)| o.began <= now && part(links)) {
             return;
         }
         match self.wrong.iter_mut().find(|f| f.verdict.id == v.id) {

@@ -103,7 +103,7 @@ fn the_same_seed_gives_the_same_bytes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     /// Random small fabrics, exceptions and all, with a random fault.
     #[test]
     fn nothing_panics(
