@@ -8,8 +8,11 @@ use prost::Message;
 use wire::stamp::{ReflectorPacket, SenderPacket};
 use wire::{Epoch, HostId, Nanos, NicId};
 
+/// What a target does with its bytes.
+pub type Entry = fn(&[u8]);
+
 /// Name and function of every target.
-pub const ENTRIES: &[(&str, fn(&[u8]))] = &[
+pub const ENTRIES: &[(&str, Entry)] = &[
     ("batch", batch),
     ("record", record),
     ("spec", spec),
@@ -21,17 +24,17 @@ pub const ENTRIES: &[(&str, fn(&[u8]))] = &[
 /// The agent's message as the hub decodes it: protobuf, then columns.
 pub fn batch(data: &[u8]) {
     let Ok(batch) = wire::proto::Batch::decode(data) else { return };
-    if let Some(columns) = &batch.paths {
-        if let Ok(rows) = wire::batch::paths(columns, HostId(1), Epoch(batch.fabric_epoch)) {
-            for o in rows.flatten() {
-                assert!(o.lost <= o.sent);
-            }
+    if let Some(columns) = &batch.paths
+        && let Ok(rows) = wire::batch::paths(columns, HostId(1), Epoch(batch.fabric_epoch))
+    {
+        for o in rows.flatten() {
+            assert!(o.lost <= o.sent);
         }
     }
-    if let Some(columns) = &batch.components {
-        if let Ok(rows) = wire::batch::components(columns, HostId(1), Epoch(batch.fabric_epoch)) {
-            rows.for_each(drop);
-        }
+    if let Some(columns) = &batch.components
+        && let Ok(rows) = wire::batch::components(columns, HostId(1), Epoch(batch.fabric_epoch))
+    {
+        rows.for_each(drop);
     }
 }
 
@@ -119,12 +122,12 @@ pub fn reflector(data: &[u8]) {
             hop_limit: 60,
             hop_by_hop: packet,
         };
-        if let Ok(request) = codec.read_request(packet, &arrival) {
-            if let Ok(answer) = machine.handle_input(now, &request) {
-                let mut out = Vec::new();
-                codec.write_answer(packet, &answer, now, 64, &mut out);
-                assert!(out.len() <= packet.len(), "an answer longer than the question");
-            }
+        if let Ok(request) = codec.read_request(packet, &arrival)
+            && let Ok(answer) = machine.handle_input(now, &request)
+        {
+            let mut out = Vec::new();
+            codec.write_answer(packet, &answer, now, 64, &mut out);
+            assert!(out.len() <= packet.len(), "an answer longer than the question");
         }
         assert!(machine.sessions() <= 4);
         if let Ok(reply) = codec.read_reply(packet, &arrival) {
