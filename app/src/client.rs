@@ -1,6 +1,6 @@
 //! How the commands reach a hub: which one, and what it answers.
 //!
-//! Which one: `--hub URL`, else `SELVEDGE_HUB`, else `--lab NAME`, else the one lab that is up on this machine.
+//! Which one: `--hub URL`, else `--lab NAME`, else `SELVEDGE_HUB`, else the one lab that is up on this machine.
 //! Invariants: a hub that does not answer, or answers with an error, becomes an error that says what to do.
 
 use anyhow::{Context, bail};
@@ -10,11 +10,11 @@ use std::time::Duration;
 /// Arguments every command that asks a hub takes.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct HubArgs {
-    /// The hub's HTTP address, such as http://127.0.0.1:7480; found by itself where one lab is up
-    #[arg(long, value_name = "URL", env = "SELVEDGE_HUB", global = true)]
+    /// The hub's HTTP address, such as http://127.0.0.1:7480; else SELVEDGE_HUB, or the hub of the one lab that is up
+    #[arg(long, value_name = "URL", global = true)]
     hub: Option<String>,
     /// The lab whose hub to ask, where several are up
-    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "hub")]
     lab: Option<String>,
 }
 
@@ -41,13 +41,19 @@ fn lab_hub(name: &str) -> anyhow::Result<Option<String>> {
 impl HubArgs {
     /// The hub's address.
     fn url(&self) -> anyhow::Result<String> {
-        if let Some(url) = &self.hub {
+        let typed = |url: &str| {
             let url = url.trim_end_matches('/');
-            return Ok(if url.contains("://") { url.to_owned() } else { format!("http://{url}") });
+            if url.contains("://") { url.to_owned() } else { format!("http://{url}") }
+        };
+        if let Some(url) = &self.hub {
+            return Ok(typed(url));
         }
         if let Some(name) = &self.lab {
             return lab_hub(name)?
                 .with_context(|| format!("lab {name} was started with --bare: it has no hub"));
+        }
+        if let Some(url) = std::env::var("SELVEDGE_HUB").ok().filter(|url| !url.is_empty()) {
+            return Ok(typed(&url));
         }
         let mut found = Vec::new();
         for name in lab::state::list() {

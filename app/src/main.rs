@@ -10,5 +10,9 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cmd::Cli::parse().run()
+    let cli = cmd::Cli::parse();
+    if cli.only_prints() {
+        kernel::process::end_when_nobody_reads();
+    }
+    cli.run()
 }

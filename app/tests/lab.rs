@@ -196,10 +196,81 @@ fn agents_and_hub_come_and_go_with_the_lab() {
     let lab = Lab::new("whole", FABRIC);
     let up: Value = serde_json::from_str(&lab.ok(&["up", &lab.file, "--json"])).unwrap();
     assert_eq!(up["agents"], 4);
-    assert_eq!(lab.processes().len(), 5, "a hub and an agent on every host");
+    assert_eq!(lab.processes().len(), 6, "a hub, an agent on every host, and who starts them again");
     lab.ok(&["fault", "host1", "agent-stop"]);
     lab.ok(&["fault", "host2", "cpu-stall", "stopped", "50ms", "period", "200ms"]);
-    assert_eq!(lab.processes().len(), 6, "and who stalls a host");
+    assert_eq!(lab.processes().len(), 7, "and who stalls a host");
+    lab.ok(&["down"]);
+    lab.nothing_left();
+}
+
+/// The number a member of a lab runs under, by the lab's own record.
+fn pid(lab: &Lab, member: &str) -> u64 {
+    let path = Path::new("/run/selvedge/lab").join(&lab.name).join("lab.json");
+    let state: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    match member {
+        "hub" => state["hub"]["pid"].as_u64().unwrap(),
+        host => {
+            let agents = state["agents"].as_array().unwrap();
+            agents.iter().find(|a| a["host"] == host).unwrap()["pid"].as_u64().unwrap()
+        }
+    }
+}
+
+fn incidents(lab: &Lab) -> Option<Vec<Value>> {
+    let out =
+        Command::new(SELVEDGE).args(["incidents", "--json", "--lab", &lab.name]).output().unwrap().stdout;
+    serde_json::from_slice(&out).ok()
+}
+
+#[track_caller]
+fn within<T>(seconds: u64, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(seconds), "{what}: not within {seconds} s");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// `kill -9`, and wait until it runs under another number.
+fn kill(lab: &Lab, members: &[&str]) {
+    let before: Vec<u64> = members.iter().map(|m| pid(lab, m)).collect();
+    for pid in &before {
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    }
+    for (member, before) in members.iter().zip(before) {
+        within(20, member, || (pid(lab, member) != before).then_some(()));
+    }
+}
+
+#[test]
+fn killed_hubs_and_agents_come_back_and_no_incident_is_lost_or_doubled() {
+    need_kernel!();
+    let lab = Lab::new("killed9", &FABRIC.replace("planes = 1", "planes = 2").replace("hosts = 4", "hosts = 8"));
+    lab.ok(&["up", &lab.file]);
+    lab.ok(&["fault", "p0-leaf0:p0-spine1", "drop", "5%"]);
+    let open = within(30, "an incident", || incidents(&lab).filter(|i| !i.is_empty()));
+    let id = open[0]["id"].clone();
+    assert_eq!(open[0]["component"]["name"], "p0-leaf0:p0-spine1");
+    let the_same = |after: &str| {
+        // long enough for what was not answered meanwhile to be reported and weighed
+        std::thread::sleep(Duration::from_secs(6));
+        let now = within(20, "the hub answers", || incidents(&lab));
+        let known: Vec<_> = now.iter().map(|i| (&i["id"], &i["state"], &i["component"]["name"])).collect();
+        assert_eq!(known, [(&id, &"open".into(), &"p0-leaf0:p0-spine1".into())], "after {after}: {now:#?}");
+    };
+    kill(&lab, &["hub"]);
+    the_same("the hub was killed");
+    kill(&lab, &["host1", "host6"]);
+    the_same("two agents were killed");
+    kill(&lab, &["hub", "host2"]);
+    the_same("the hub and an agent were killed");
+    lab.ok(&["heal", "--all"]);
+    within(60, "the incident is closed", || incidents(&lab).filter(|i| i[0]["state"] == "closed"));
+    assert_eq!(incidents(&lab).unwrap().len(), 1);
     lab.ok(&["down"]);
     lab.nothing_left();
 }

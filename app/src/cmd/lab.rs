@@ -143,6 +143,12 @@ enum Command {
     /// Run a scenario: up, break, wait for the verdict, judge it, heal, wait until it is closed, down
     #[command(after_help = run::EXAMPLES)]
     Run(run::Args),
+    /// Starts hub and agents again when they end (started by `up`)
+    #[command(hide = true)]
+    Supervise {
+        #[arg(long)]
+        name: String,
+    },
     /// A delay line (started by `fault`)
     #[command(hide = true)]
     Relay {
@@ -213,6 +219,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Down(common) => down(&common),
         Command::List { json } => list(json),
         Command::Run(args) => run::run(args),
+        Command::Supervise { name } => {
+            lab::supervise::run(&name, &exe()?, &mut |what| eprintln!("{what}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Relay { netns, tap, delay_ns, jitter_ns, share, hold_ns, seed } => {
             let line = Line { delay_ns, jitter_ns, share, hold_ns };
             lab::fault::relay::run(&netns, &tap, line, seed, say)?;

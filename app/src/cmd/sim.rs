@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const EXAMPLES: &str = "Examples:
   selvedge sim run scenarios/gray-link.toml
-  selvedge sim run scenarios/*.toml --seeds 5
+  selvedge sim run scenarios/gray-*.toml --seeds 5
   selvedge sim run scenarios/flap.toml --seed 7 --json
   selvedge sim bound --seeds 20
 

@@ -14,6 +14,17 @@ use wire::{HostId, Nanos};
 /// Most counters of its own an agent may report; further ones are left out.
 const COUNTERS_MAX: usize = 64;
 
+/// A host about which nothing is known may have had no agent for so long.
+const UNKNOWN: Nanos = Nanos::from_secs(60);
+
+/// What changed about a host's agent: it is there or not now, after it was not there since some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Presence {
+    pub away: bool,
+    pub since: Nanos,
+    pub now: Nanos,
+}
+
 /// A stream of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamId(pub u64);
@@ -64,6 +75,8 @@ impl Agent {
 pub(crate) struct Agents {
     hosts: BTreeMap<HostId, Agent>,
     streams: u64,
+    /// Changes nobody has been told of yet, at most one a host.
+    presence: BTreeMap<HostId, Presence>,
 }
 
 impl Agents {
@@ -74,6 +87,23 @@ impl Agents {
         }
     }
 
+    /// None of so many hosts has an agent that this hub has heard of, yet.
+    pub(crate) fn none_yet(&mut self, now: Nanos, hosts: u32) {
+        for host in (0..hosts).map(HostId) {
+            self.changed(host, true, now.since(UNKNOWN), now);
+        }
+    }
+
+    fn changed(&mut self, host: HostId, away: bool, since: Nanos, now: Nanos) {
+        let since = self.presence.get(&host).map_or(since, |p| p.since.min(since));
+        self.presence.insert(host, Presence { away, since, now });
+    }
+
+    /// The changes since the last call.
+    pub(crate) fn take_presence(&mut self) -> BTreeMap<HostId, Presence> {
+        std::mem::take(&mut self.presence)
+    }
+
     /// A Hello. Returns its stream, and whether this host was never heard of before (or had left).
     pub(crate) fn hello(&mut self, now: Nanos, host: HostId, hello: &Hello) -> (StreamId, bool) {
         self.streams = self.streams.saturating_add(1);
@@ -81,6 +111,9 @@ impl Agents {
         let new = !self.hosts.contains_key(&host);
         let agent = self.hosts.entry(host).or_default();
         let first = new || agent.left;
+        // Another life: the one before ended some time after it was last heard.
+        let another = agent.producer_epoch != Some(hello.producer_epoch);
+        let since = if another { agent.last_heard.max(now.since(UNKNOWN)).min(now) } else { now };
         if agent.producer_epoch != Some(hello.producer_epoch) {
             agent.producer_epoch = Some(hello.producer_epoch);
             agent.last_sequence = None;
@@ -91,6 +124,7 @@ impl Agents {
         agent.stamp_port = hello.stamp_port;
         agent.left = false;
         agent.last_heard = now;
+        self.changed(host, false, since, now);
         (stream, first)
     }
 
@@ -133,11 +167,12 @@ impl Agents {
     }
 
     /// An orderly stop. `true` where the stream was the one that counts.
-    pub(crate) fn goodbye(&mut self, host: HostId, stream: StreamId) -> bool {
+    pub(crate) fn goodbye(&mut self, now: Nanos, host: HostId, stream: StreamId) -> bool {
         match self.hosts.get_mut(&host) {
             Some(agent) if agent.stream == Some(stream) => {
                 agent.left = true;
                 agent.stream = None;
+                self.changed(host, true, now, now);
                 true
             }
             _ => false,
@@ -145,11 +180,12 @@ impl Agents {
     }
 
     /// The stream has ended, in whatever way.
-    pub(crate) fn ended(&mut self, host: HostId, stream: StreamId) {
+    pub(crate) fn ended(&mut self, now: Nanos, host: HostId, stream: StreamId) {
         if let Some(agent) = self.hosts.get_mut(&host)
             && agent.stream == Some(stream)
         {
             agent.stream = None;
+            self.changed(host, true, now, now);
         }
     }
 
@@ -214,7 +250,7 @@ mod tests {
         let mut agents = Agents::default();
         let (s, _) = agents.hello(Nanos(1), H, &hello(10));
         assert_eq!(agents.batch(Nanos(2), H, s, &batch(10, 1, 7)), accept(0, 7));
-        agents.ended(H, s);
+        agents.ended(Nanos(2), H, s);
         assert_eq!(agents.connected(), 0);
         let (s2, first) = agents.hello(Nanos(3), H, &hello(10));
         assert!(!first);
@@ -223,6 +259,28 @@ mod tests {
         let (s3, _) = agents.hello(Nanos(5), H, &hello(20));
         assert_eq!(agents.batch(Nanos(6), H, s3, &batch(20, 1, 2)), accept(0, 2));
         assert_eq!(agents.iter().next().unwrap().1.lost, 9);
+    }
+
+    #[test]
+    fn comings_and_goings_are_told_once() {
+        let at = Nanos::from_secs;
+        let mut agents = Agents::default();
+        agents.none_yet(at(100), 4);
+        let (s, _) = agents.hello(at(101), H, &hello(1));
+        let told = agents.take_presence();
+        assert_eq!(told.len(), 4);
+        assert_eq!(told[&HostId(0)], Presence { away: true, since: at(40), now: at(100) });
+        assert_eq!(told[&H], Presence { away: false, since: at(40), now: at(101) });
+        assert!(agents.heard(at(110), H, s));
+        assert!(agents.take_presence().is_empty());
+        agents.ended(at(111), H, s);
+        assert_eq!(agents.take_presence()[&H], Presence { away: true, since: at(111), now: at(111) });
+        // The same life again, and then another that takes over without the end of the first having been seen.
+        let (s, _) = agents.hello(at(112), H, &hello(1));
+        assert_eq!(agents.take_presence()[&H], Presence { away: false, since: at(112), now: at(112) });
+        assert!(agents.heard(at(120), H, s));
+        agents.hello(at(123), H, &hello(2));
+        assert_eq!(agents.take_presence()[&H], Presence { away: false, since: at(120), now: at(123) });
     }
 
     #[test]
@@ -235,10 +293,10 @@ mod tests {
         assert_eq!(agents.silent(at(14), s), [(H, 4)]);
         assert!(agents.heard(at(14), H, stream));
         assert_eq!(agents.silent(at(15), s), []);
-        agents.ended(H, stream);
+        agents.ended(at(15), H, stream);
         assert_eq!(agents.silent(at(20), s), [(H, 6)], "a broken stream is not a goodbye");
         let (stream, _) = agents.hello(at(20), H, &hello(1));
-        assert!(agents.goodbye(H, stream));
+        assert!(agents.goodbye(at(20), H, stream));
         assert_eq!(agents.silent(at(99), s), []);
         agents.excuse(&[HostId(5)], at(100));
         assert_eq!(agents.silent(at(101), s), []);

@@ -151,6 +151,7 @@ impl Desk {
                 self.tick(now, stood_still);
                 self.next_tick = now + TICK;
             }
+            self.tell_presence(now);
             match input {
                 Some(Input::Batch { host, batch }) => self.take(now, host, &batch),
                 Some(Input::Ask(question)) => question(&mut self),
@@ -184,6 +185,41 @@ impl Desk {
         }
     }
 
+    /// Tells the diagnosis of agents that came or went, before anything that came after.
+    fn tell_presence(&mut self, now: Nanos) {
+        let changes = self.agents.lock().unwrap_or_else(PoisonError::into_inner).take_presence();
+        for (host, p) in changes {
+            let window = Window { start: p.since, length: p.now.since(p.since) };
+            self.say_of(now, host, window, Counter::AgentAway, (u64::from(p.away), 1));
+        }
+    }
+
+    /// Something the hub itself saw of a host: a batch like any other, so that a recording holds it too, but none of
+    /// the observations agents sent.
+    fn say_of(
+        &mut self,
+        now: Nanos,
+        host: HostId,
+        window: Window,
+        counter: Counter,
+        (delta, of): (u64, u64),
+    ) {
+        let epoch = self.diagnosis.engine.fabric().epoch;
+        let component = Component::Host(host);
+        let seen =
+            ComponentObservation { window, producer: host, epoch, component, counter, delta, of, size_ns: 0 };
+        let mut columns = ComponentColumns::default();
+        wire::batch::push_component(&mut columns, &seen);
+        let batch = Batch {
+            version: wire::batch::PROTOCOL_VERSION,
+            fabric_epoch: epoch.0,
+            components: Some(columns),
+            ..Batch::default()
+        };
+        self.record(now, host, &batch);
+        self.diagnosis.feed(now, host, &batch);
+    }
+
     /// What is done once a second.
     fn tick(&mut self, now: Nanos, stood_still: bool) {
         let mut silent =
@@ -192,31 +228,9 @@ impl Desk {
             silent.clear();
         }
         self.silent = silent.iter().map(|s| s.0).collect();
-        let epoch = self.diagnosis.engine.fabric().epoch;
+        let window = Window { start: now.since(TICK), length: TICK };
         for (host, seconds) in silent {
-            // A batch like any other, so that a recording holds it too.
-            let mut columns = ComponentColumns::default();
-            wire::batch::push_component(
-                &mut columns,
-                &ComponentObservation {
-                    window: Window { start: now.since(TICK), length: TICK },
-                    producer: host,
-                    epoch,
-                    component: Component::Host(host),
-                    counter: Counter::AgentSilent,
-                    delta: seconds,
-                    of: 0,
-                    size_ns: 0,
-                },
-            );
-            let batch = Batch {
-                version: wire::batch::PROTOCOL_VERSION,
-                fabric_epoch: epoch.0,
-                components: Some(columns),
-                ..Batch::default()
-            };
-            self.metrics.observations_sent.inc();
-            self.take(now, host, &batch);
+            self.say_of(now, host, window, Counter::AgentSilent, (seconds, 0));
         }
         self.diagnosis.book.flush();
         if let Some(recorder) = &mut self.recorder

@@ -247,7 +247,7 @@ impl Conversation {
                 Some(Kind::Batch(batch)) => self.batch(batch).await,
                 Some(Kind::Heartbeat(_)) => lock(&self.agents).heard(crate::wall(), self.host, self.stream),
                 Some(Kind::Goodbye(_)) => {
-                    if lock(&self.agents).goodbye(self.host, self.stream) {
+                    if lock(&self.agents).goodbye(crate::wall(), self.host, self.stream) {
                         self.keeper.agent(self.host, None);
                         tracing::info!(agent = %self.host, "agent left in order");
                     }
@@ -262,7 +262,7 @@ impl Conversation {
                 break;
             }
         }
-        lock(&self.agents).ended(self.host, self.stream);
+        lock(&self.agents).ended(crate::wall(), self.host, self.stream);
     }
 
     fn refused(&self, reason: &'static str, batch: &Batch) {

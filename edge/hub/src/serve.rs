@@ -84,10 +84,11 @@ fn desk(
     let hosts = config.fabric.shape.hosts;
     let known_agents: Vec<_> = loaded.agents.into_iter().filter(|h| h.0 < hosts).collect();
     let grace = u64::try_from(config.return_grace.as_nanos()).unwrap_or(u64::MAX);
-    agents
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .excuse(&known_agents, now + Nanos(grace));
+    {
+        let mut agents = agents.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        agents.excuse(&known_agents, now + Nanos(grace));
+        agents.none_yet(now, hosts);
+    }
     let known = book.take_up(now, config.diagnose.reopen_within);
     let recorder = match &config.record {
         None => None,

@@ -130,6 +130,33 @@ impl Process {
     }
 }
 
+/// Waits until one of these has ended, at most so many milliseconds. Which have, by their place in the list.
+pub fn wait_any(processes: &[Process], timeout_ms: u32) -> Vec<usize> {
+    let open = |p: &Process| {
+        // SAFETY: as in `signal`.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, p.pid as libc::pid_t, 0) };
+        // SAFETY: just opened, owned by nobody else.
+        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    };
+    let ended = |processes: &[Process]| -> Vec<usize> {
+        processes.iter().for_each(|p| reap(p.pid));
+        processes.iter().enumerate().filter(|(_, p)| !p.alive()).map(|(at, _)| at).collect()
+    };
+    // One that has no descriptor is noticed when the time is over.
+    let fds: Vec<OwnedFd> = processes.iter().filter_map(open).collect();
+    let already = ended(processes);
+    if !already.is_empty() {
+        return already;
+    }
+    let mut polled: Vec<libc::pollfd> = fds
+        .iter()
+        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    // SAFETY: an array of as many pollfd as said, that outlives the call.
+    unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms as libc::c_int) };
+    ended(processes)
+}
+
 /// State letter and start time from `/proc/PID/stat`. The second field is a name in brackets that may itself hold
 /// spaces and brackets, so the fields are counted from the last closing one.
 fn stat(pid: u32) -> Option<(char, u64)> {
@@ -157,6 +184,13 @@ pub fn detach(command: &mut Command) -> &mut Command {
     unsafe {
         command.pre_exec(|| if libc::setsid() < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) })
     }
+}
+
+/// From now on a write that nobody will read ends this process silently, as people expect of what they pipe into `head`.
+/// (Rust's runtime asks for an error instead, which a program that prints has no use for.)
+pub fn end_when_nobody_reads() {
+    // SAFETY: only sets the disposition of one signal back to the system's default; no handler runs.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// The monotonic clock BPF programs read too, nanoseconds.
@@ -203,7 +237,8 @@ mod tests {
         }
         process.signal(Signal::Continue).unwrap();
         process.signal(Signal::Kill).unwrap();
-        child.wait().unwrap();
+        assert_eq!(wait_any(&[Process::own().unwrap(), process], 10_000), [1]);
+        assert!(child.wait().is_err(), "it is buried already");
         assert!(process.wait_end(10_000));
         assert!(!process.alive());
     }

@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const STATE: &str = "lab.json";
-const FABRIC: &str = "fabric.toml";
+pub(crate) const STATE: &str = "lab.json";
+pub(crate) const FABRIC: &str = "fabric.toml";
 /// Probes a second of all hosts of a lab together, unless asked for more: what two processors carry, forwarding and
 /// reflecting included.
 pub const PACKETS_PER_SECOND: u32 = 12_800;
@@ -159,6 +159,7 @@ impl Lab {
             builder: Process::own().map(Into::into),
             hub: None,
             agents: Vec::new(),
+            supervisor: None,
             namespaces: wiring.members.iter().map(|m| m.netns.clone()).collect(),
         };
         dir.write(STATE, &state)?;
@@ -184,6 +185,8 @@ impl Lab {
         })?;
         if !options.bare {
             self.start_members(options, progress)?;
+            self.state.supervisor =
+                Some(members::start_supervisor(&self.exe, &self.dir, &self.state.name)?.into());
         }
         self.state.builder = None;
         self.dir.write(STATE, &self.state)
@@ -207,7 +210,7 @@ impl Lab {
         progress(Step { what: "hub", done: 0, all: 1 })?;
         let budget = budget(self.fabric.shape.hosts, self.scenario.probe.packets_per_second);
         let budget = options.packets_per_second.unwrap_or(budget);
-        let hub = members::start_hub(&self.exe, &self.dir, budget, options.record.as_deref())?;
+        let hub = members::start_hub(&self.exe, &self.dir, budget, options.record.as_deref(), None)?;
         self.state.hub = Some(hub.clone());
         self.dir.write(STATE, &self.state)?;
         for (done, (name, space)) in hosts.iter().enumerate() {
@@ -233,7 +236,7 @@ impl Lab {
         let dir = Dir::of(&name)?;
         let state: LabState = dir.read(STATE)?.ok_or(Error::NoLab { name })?;
         let path = dir.join(FABRIC);
-        let text = std::fs::read_to_string(&path).map_err(file_error(&path))?;
+        let text = fabric_text(&dir)?;
         let scenario = Scenario::parse(&text)
             .map_err(|e| Error::State { path: path.clone(), said: e.located(&path.display().to_string()) })?;
         let fabric = scenario.fabric.clone();
@@ -257,8 +260,11 @@ impl Lab {
     pub fn hub(&self) -> Option<&str> {
         self.state.hub.as_ref().map(|hub| hub.http.as_str())
     }
+    /// The agent of a host, as it runs now: the supervisor may have started it again.
     pub(crate) fn agent(&self, host: &str) -> Option<Process> {
-        self.state.agents.iter().find(|a| a.host == host).map(|a| a.process.into())
+        let state = self.dir.read::<LabState>(STATE).ok().flatten();
+        let agents = &state.as_ref().unwrap_or(&self.state).agents;
+        agents.iter().find(|a| a.host == host).map(|a| a.process.into())
     }
 
     /// The namespace of a host or switch.
@@ -314,14 +320,23 @@ impl Lab {
     pub fn down(&self) -> Result<()> {
         let _lock = self.dir.lock()?;
         let mut processes = self.fault_processes()?;
-        processes.extend(members_of(&self.state));
-        clear(&self.dir, &self.state, processes)
+        // The supervisor may have started some again since.
+        let state = self.dir.read::<LabState>(STATE)?.unwrap_or_else(|| self.state.clone());
+        processes.extend(members_of(&state));
+        clear(&self.dir, &state, processes)
     }
+}
+
+/// The file a lab was brought up from.
+pub(crate) fn fabric_text(dir: &Dir) -> Result<String> {
+    let path = dir.join(FABRIC);
+    std::fs::read_to_string(&path).map_err(file_error(&path))
 }
 
 fn members_of(state: &LabState) -> impl Iterator<Item = Process> {
     let agents = state.agents.iter().map(|a| a.process.into());
-    state.hub.iter().map(|hub| hub.process.into()).chain(agents)
+    let others = state.supervisor.into_iter().chain(state.hub.iter().map(|hub| hub.process));
+    others.map(Into::into).chain(agents)
 }
 
 /// Whether a lab stands, or is being built by somebody who lives.

@@ -2,8 +2,8 @@
 //! kernel's own IPv6 and SRv6 forwarding, the real agent on every host and one real hub; and real faults in it.
 //!
 //! How: [`wiring`] turns a fabric into batches of netlink messages; [`state`] records what is about to be made before
-//! it is; [`fault`] hurts links and hosts and heals them; [`members`] starts and ends processes; [`judge`] says
-//! whether a verdict was right.
+//! it is; [`fault`] hurts links and hosts and heals them; [`members`] starts and ends processes; [`supervise`]
+//! starts those again that end by themselves; [`judge`] says whether a verdict was right.
 //!
 //! Invariants: `down` leaves nothing behind; only processes the lab started are ever signalled; two labs share
 //! nothing but the directory their records are in.
@@ -17,6 +17,7 @@ pub mod hub;
 pub mod judge;
 mod lab;
 mod members;
+pub mod supervise;
 pub mod state;
 pub mod wiring;
 

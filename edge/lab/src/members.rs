@@ -208,14 +208,18 @@ struct Ready {
     http: String,
 }
 
-/// Starts the hub and waits until it serves.
+/// Starts the hub and waits until it serves; one that served before, where it did.
 pub(crate) fn start_hub(
     exe: &Path,
     dir: &Dir,
     packets_per_second: u32,
     record: Option<&Path>,
+    before: Option<&HubState>,
 ) -> Result<HubState> {
     let ready_file = "hub/ready.json";
+    // One from an earlier life says nothing of this one.
+    let _ = fs::remove_file(dir.join(ready_file));
+    let any = "127.0.0.1:0";
     let mut command = prepare(exe, dir, "hub")?;
     command
         .arg("hub")
@@ -223,7 +227,7 @@ pub(crate) fn start_hub(
         .arg(dir.join("fabric.toml"))
         .arg("--data")
         .arg(dir.join("hub"))
-        .args(["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .args(["--grpc", before.map_or(any, |b| &b.grpc), "--http", before.map_or(any, |b| &b.http)])
         .arg(format!("--packets-per-second={packets_per_second}"))
         .arg("--ready-file")
         .arg(dir.join(ready_file));
@@ -239,7 +243,13 @@ pub(crate) fn start_hub(
     loop {
         // half written is not ready yet
         if let Ok(Some(ready)) = dir.read::<Ready>(ready_file) {
-            return Ok(HubState { http: ready.http, grpc: ready.grpc, process: process.into() });
+            return Ok(HubState {
+                http: ready.http,
+                grpc: ready.grpc,
+                packets_per_second,
+                record: record.map(Path::to_path_buf),
+                process: process.into(),
+            });
         }
         let ended = process.wait_end(LOOK.as_millis() as u32);
         if ended || begin.elapsed() > HUB_START {
@@ -262,6 +272,13 @@ pub(crate) fn start_agent(exe: &Path, dir: &Dir, host: &str, netns: &str, grpc: 
     credentials(&mut command, dir, host);
     let (process, _child) = start(&mut command, host)?;
     Ok(AgentState { host: host.to_string(), process: process.into() })
+}
+
+/// Starts the process that starts the others again ([`crate::supervise`]).
+pub(crate) fn start_supervisor(exe: &Path, dir: &Dir, lab: &str) -> Result<Process> {
+    let mut command = prepare(exe, dir, "supervisor")?;
+    command.args(["lab", "supervise", "--name", lab]);
+    Ok(start(&mut command, "the supervisor")?.0)
 }
 
 /// Waits until the hub says that every agent has reported. `progress` is told how many have, as far as it says.

@@ -44,6 +44,10 @@ pub struct HubState {
     pub http: String,
     /// `127.0.0.1:PORT` where agents connect.
     pub grpc: String,
+    /// Probes a second it asks of every host.
+    pub packets_per_second: u32,
+    /// Where it records what it takes.
+    pub record: Option<PathBuf>,
     /// The process.
     #[serde(flatten)]
     pub process: Started,
@@ -72,6 +76,8 @@ pub struct LabState {
     pub hub: Option<HubState>,
     /// The agents, in the order of their hosts.
     pub agents: Vec<AgentState>,
+    /// Who starts hub and agents again when they end.
+    pub supervisor: Option<Started>,
     /// Every namespace of the lab.
     pub namespaces: Vec<String>,
 }

@@ -16,12 +16,14 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use fabric::Fabric;
-use wire::{ComponentObservation, Known, Leg, LinkId, Nanos, PathId, PathObservation, PathRef};
+use wire::{Component, ComponentObservation, Counter, HostId, Known, Leg, LinkId, Nanos, PathId, PathObservation, PathRef};
 
 /// Clocks of producers may be this far ahead of `now`.
 const AHEAD_MAX: Nanos = Nanos::from_secs(5);
 /// Windows are at most this long.
 const WINDOW_MAX: Nanos = Nanos::from_secs(60);
+/// What an agent that comes or goes leaves unanswered is at most this far from the moment the hub saw it.
+const EDGE: Nanos = Nanos::from_secs(2);
 /// Most closings remembered for what arrives late.
 pub(crate) const CLOSED_MAX: usize = 256;
 /// Most events waiting to be fetched.
@@ -103,6 +105,8 @@ pub struct Engine {
     pub(crate) newest: Nanos,
     /// End of the first window.
     pub(crate) begun: Option<Nanos>,
+    /// For every host when it last had no agent: from, and until ([`Nanos::MAX`] while it has none).
+    away: Vec<Option<(Nanos, Nanos)>>,
     /// For every NIC the end of the first window in which it answered.
     answered: Vec<Option<Nanos>>,
     /// Hurt observations before this may have been forgotten.
@@ -117,6 +121,7 @@ impl Engine {
             Background { hazard: norm.background / fabric::MAX_PATH_LINKS as f64, noise: norm.noise }
         });
         Engine {
+            away: alloc::vec![None; fabric.shape.hosts as usize],
             answered: alloc::vec![None; fabric.nics() as usize],
             components: Components::new(&fabric),
             rings: Rings::new(fabric.link_bound() as usize),
@@ -227,6 +232,9 @@ impl Engine {
         let (end, begun) = (o.window.end(), *self.begun.get_or_insert(o.window.end()));
         // the one of the two that answers is not the one that counted
         let far = if self.fabric.nic_parts(from).1 == o.producer { to } else { from };
+        if o.lost > 0 && self.away(self.fabric.nic_parts(far).1, o) {
+            return true;
+        }
         let Some(answered) = self.answered.get_mut(far.index()) else { return false };
         if o.lost < o.sent && answered.is_none() {
             *answered = Some(end);
@@ -236,6 +244,28 @@ impl Engine {
                 Some(at) => o.window.start < at && o.lost == o.sent,
                 None => end < begun + self.config.grace,
             }
+    }
+
+    /// Whether this was not answered because no agent ran there: all of it while none did, some of it at the edges.
+    fn away(&self, host: HostId, o: &PathObservation) -> bool {
+        let Some((from, until)) = self.away.get(host.0 as usize).copied().flatten() else { return false };
+        let (start, end) = (o.window.start, o.window.end());
+        if end + EDGE < from || start > until + EDGE {
+            return false;
+        }
+        o.lost == o.sent || start < from + EDGE || end + EDGE > until
+    }
+
+    /// Takes what the hub says of agents that come and go.
+    fn take_presence(&mut self, host: HostId, o: &ComponentObservation) {
+        let Some(known) = self.away.get_mut(host.0 as usize) else { return };
+        let (start, end) = (o.window.start, o.window.end());
+        // Two absences with little between them are one.
+        let from = match *known {
+            Some((from, until)) if start <= until + EDGE => from.min(start),
+            _ => start,
+        };
+        *known = Some((from, if o.delta > 0 { Nanos::MAX } else { end }));
     }
 
     /// The links of a leg; of one that is not known, those it has in any case come first and last.
@@ -313,6 +343,10 @@ impl Engine {
             return Outcome::Dropped(reason);
         }
         self.counters.components += 1;
+        if let (Counter::AgentAway, Component::Host(host)) = (o.counter, o.component) {
+            self.take_presence(host, o);
+            return Outcome::Accepted;
+        }
         self.hosts.take(&self.fabric, o);
         if self.next_evaluation.is_none() {
             self.next_evaluation = Some(self.now + self.config.evaluate_every);

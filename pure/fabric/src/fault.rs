@@ -78,7 +78,7 @@ pub enum FaultKind {
         /// From one stall's beginning to the next.
         period: Nanos,
     },
-    /// A host's agent is killed.
+    /// A host's agent stands still (`SIGSTOP`): it answers nobody and is not started again.
     AgentStop,
 }
 

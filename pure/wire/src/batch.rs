@@ -323,7 +323,8 @@ pub fn components(
             2 => Counter::ChecksumError,
             3 => Counter::SocketDrop,
             4 => Counter::AgentSilent,
-            got => return Err(out_of_range("counter", "a counter of 0 to 4", got)),
+            5 => Counter::AgentAway,
+            got => return Err(out_of_range("counter", "a counter of 0 to 5", got)),
         };
         Ok(ComponentObservation {
             window: window(at(&c.window_start_ns, row), at(&c.window_length_us, row)),
@@ -412,6 +413,7 @@ mod tests {
             Just(Counter::ChecksumError),
             Just(Counter::SocketDrop),
             Just(Counter::AgentSilent),
+            Just(Counter::AgentAway),
         ];
         (a_window(), component, counter, any::<(u64, u64, u64)>()).prop_map(
             |(window, component, counter, (delta, of, size_ns))| ComponentObservation {

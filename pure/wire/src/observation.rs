@@ -151,6 +151,9 @@ pub enum Counter {
     SocketDrop = 3,
     /// Seconds an agent has not been heard from by the hub.
     AgentSilent = 4,
+    /// Whether no agent ran on the host at the end of the window (1 of 1), or one runs again (0 of 1) after none did
+    /// since its start. Said by the hub, which sees streams begin and end.
+    AgentAway = 5,
 }
 
 /// What was counted at one place in one window.
