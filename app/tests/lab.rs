@@ -249,7 +249,8 @@ fn kill(lab: &Lab, members: &[&str]) {
 #[test]
 fn killed_hubs_and_agents_come_back_and_no_incident_is_lost_or_doubled() {
     need_kernel!();
-    let lab = Lab::new("killed9", &FABRIC.replace("planes = 1", "planes = 2").replace("hosts = 4", "hosts = 8"));
+    let lab =
+        Lab::new("killed9", &FABRIC.replace("planes = 1", "planes = 2").replace("hosts = 4", "hosts = 8"));
     lab.ok(&["up", &lab.file]);
     lab.ok(&["fault", "p0-leaf0:p0-spine1", "drop", "5%"]);
     let open = within(30, "an incident", || incidents(&lab).filter(|i| !i.is_empty()));

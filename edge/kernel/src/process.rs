@@ -148,10 +148,8 @@ pub fn wait_any(processes: &[Process], timeout_ms: u32) -> Vec<usize> {
     if !already.is_empty() {
         return already;
     }
-    let mut polled: Vec<libc::pollfd> = fds
-        .iter()
-        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
-        .collect();
+    let mut polled: Vec<libc::pollfd> =
+        fds.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }).collect();
     // SAFETY: an array of as many pollfd as said, that outlives the call.
     unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms as libc::c_int) };
     ended(processes)

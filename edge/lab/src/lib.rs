@@ -17,8 +17,8 @@ pub mod hub;
 pub mod judge;
 mod lab;
 mod members;
-pub mod supervise;
 pub mod state;
+pub mod supervise;
 pub mod wiring;
 
 pub use error::{Error, Result};

@@ -16,7 +16,10 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use fabric::Fabric;
-use wire::{Component, ComponentObservation, Counter, HostId, Known, Leg, LinkId, Nanos, PathId, PathObservation, PathRef};
+use wire::{
+    Component, ComponentObservation, Counter, HostId, Known, Leg, LinkId, Nanos, PathId, PathObservation,
+    PathRef,
+};
 
 /// Clocks of producers may be this far ahead of `now`.
 const AHEAD_MAX: Nanos = Nanos::from_secs(5);

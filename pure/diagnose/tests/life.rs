@@ -6,7 +6,10 @@ mod world;
 
 use proptest::prelude::*;
 use selvedge_diagnose::{Config, Engine, Event, Outcome, Reason};
-use wire::{Component, Epoch, HostId, Known, LinkId, Nanos, PathId, PathObservation, PathRef, PlaneId};
+use wire::{
+    Component, ComponentObservation, Counter, Epoch, HostId, Known, LinkId, Nanos, PathId, PathObservation,
+    PathRef, PlaneId, Window,
+};
 use world::{Fault, Illness, World, engine, fabric};
 
 fn opened(events: &[(f64, Event)]) -> Vec<(f64, Component)> {
@@ -222,4 +225,64 @@ proptest! {
             prop_assert!(v.rate_low <= v.rate && v.rate <= v.rate_high);
         }
     }
+}
+
+/// What a hub says of an agent that was away since `from`.
+fn presence(engine: &mut Engine, host: HostId, from: f64, at: f64, away: bool) {
+    let (start, end) = (World::at(from), World::at(at));
+    let o = ComponentObservation {
+        window: Window { start, length: end.since(start) },
+        producer: host,
+        epoch: engine.fabric().epoch,
+        component: Component::Host(host),
+        counter: Counter::AgentAway,
+        delta: u64::from(away),
+        of: 1,
+        size_ns: 0,
+    };
+    assert_eq!(engine.handle_component(end, &o), Outcome::Accepted);
+}
+
+#[test]
+fn an_agent_that_is_away_hurts_nobodys_name_and_hides_no_fault() {
+    let f = fabric(2, 4, 4, 4);
+    let sick = f.trunk_link(PlaneId(1), 0, 3, 0);
+    // Without the word of the hub, the same absence is blamed on the host.
+    for told in [true, false] {
+        let mut w = World::new(f.clone(), 17);
+        w.stopped.push((HostId(5), Nanos::from_secs(20), Nanos::from_secs(22)));
+        w.faults.push(Fault::on([sick], Illness::Loss(0.02), 18, 99));
+        let mut e = engine(&f);
+        let mut events = w.run(&mut e, 20.0);
+        if told {
+            presence(&mut e, HostId(5), 20.0, 20.0, true);
+        }
+        events.extend(w.run(&mut e, 2.0));
+        if told {
+            presence(&mut e, HostId(5), 22.0, 22.0, false);
+        }
+        events.extend(w.run(&mut e, 15.0));
+        let blamed: Vec<Component> = opened(&events).into_iter().map(|o| o.1).collect();
+        assert!(blamed.contains(&Component::Link(sick)), "{blamed:?}");
+        assert_eq!(blamed.len() == 1, told, "{blamed:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_after_an_agent_came_back_is_found() {
+    let f = fabric(2, 4, 4, 4);
+    let nic = f.nic(PlaneId(0), HostId(5), 0).unwrap();
+    let access = f.access_link(nic);
+    let mut w = World::new(f.clone(), 18);
+    w.stopped.push((HostId(5), Nanos::from_secs(20), Nanos::from_secs(22)));
+    w.faults.push(Fault::on([access.reverse()], Illness::Loss(1.0), 22, 99));
+    let mut e = engine(&f);
+    w.run(&mut e, 20.0);
+    presence(&mut e, HostId(5), 20.0, 20.0, true);
+    w.run(&mut e, 2.0);
+    presence(&mut e, HostId(5), 22.0, 22.0, false);
+    let events = w.run(&mut e, 10.0);
+    let first = opened(&events).first().copied().unwrap();
+    assert!(matches!(first.1, Component::Link(_) | Component::Nic(_)), "{first:?}");
+    assert!((22.0..28.0).contains(&first.0), "{first:?}");
 }
