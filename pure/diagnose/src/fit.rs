@@ -152,7 +152,13 @@ impl<'p> Fit<'p> {
     /// Evidence that is asked for before a component is named.
     pub(crate) fn price(&self, component: u32) -> f64 {
         let own = self.problem.map.group_of(component).map_or(0.0, |g| g.cost);
-        log(self.problem.map.components().max(2) as f64) + self.params.margin + own
+        let noisy = self.params.noise_margin * self.noisiness();
+        log(self.problem.map.components().max(2) as f64) + self.params.margin + noisy + own
+    }
+
+    /// Share of the hurt observations that the noise at the ends explains, `0 ..= 1`.
+    fn noisiness(&self) -> f64 {
+        (self.noise * self.problem.observations / (self.problem.hurt.len() as f64 + 1.0)).min(1.0)
     }
 
     /// The price within one window of time: to compare several names for the same fault, which all came with it.

@@ -99,6 +99,9 @@ impl Map {
 pub struct Params {
     /// Evidence asked for beyond the price of choosing among the components, nats.
     pub margin: f64,
+    /// More of it where all that is hurt is hurt by noise at the ends, in proportion where some is, nats: the law of
+    /// that noise is only fitted, so evidence among it is worth less than it looks.
+    pub noise_margin: f64,
     /// A link is taken to be healthy up to this many times the mean hazard of all.
     pub healthy_spread: f64,
     /// … and in any case up to this hazard.
@@ -121,6 +124,7 @@ impl Default for Params {
     fn default() -> Self {
         Params {
             margin: 1.0,
+            noise_margin: 4.0,
             healthy_spread: 2.0,
             healthy_min: 0.0,
             background_min: 1e-5,
