@@ -2,7 +2,7 @@
 
 use super::hub::{asked_to_stop, text};
 use crate::log;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const AFTER: &str = "Examples:
@@ -38,6 +38,24 @@ pub(crate) struct Args {
     /// UDP port of STAMP (RFC 8762), the same on every host
     #[arg(long, value_name = "PORT", default_value_t = 862)]
     stamp_port: u16,
+    /// Authenticate probes and answers with the key in this file (32 to 256 hexadecimal digits), the same on every host
+    #[arg(long, value_name = "FILE")]
+    stamp_key: Option<PathBuf>,
+}
+
+/// A key in hexadecimal. What is wrong with it is said without a word of it.
+fn key(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let text = text(path)?;
+    let digits: Option<Vec<u8>> = text.trim().chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
+    match digits {
+        Some(d) if (32..=256).contains(&d.len()) && d.len().is_multiple_of(2) => {
+            Ok(d.chunks(2).map(|d| d[0] << 4 | d[1]).collect())
+        }
+        _ => anyhow::bail!(
+            "{} is no key, expected an even number of 32 to 256 hexadecimal digits (`openssl rand -hex 32`)",
+            path.display()
+        ),
+    }
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -49,6 +67,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         ca_pem: text(&args.ca)?,
         netns: args.netns,
         stamp_port: args.stamp_port,
+        stamp_key: args.stamp_key.as_deref().map(key).transpose()?,
         ..agent::Config::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -17,6 +17,9 @@ pub struct Config {
     pub netns: Option<String>,
     /// UDP port of STAMP (RFC 8762), default 862.
     pub stamp_port: u16,
+    /// Key by which probes and answers are authenticated (RFC 8762, section 4.4), the same on every host; none: they are
+    /// not.
+    pub stamp_key: Option<Vec<u8>>,
     /// Observations kept while the hub does not acknowledge, default 65,536. The oldest go first and are counted.
     pub buffer_rows: usize,
     /// How often what was observed is sent, default 100 ms.
@@ -38,6 +41,7 @@ impl Default for Config {
             ca_pem: String::new(),
             netns: None,
             stamp_port: 862,
+            stamp_key: None,
             buffer_rows: 65_536,
             send_every: Duration::from_millis(100),
             retry_min: Duration::from_millis(200),

@@ -19,7 +19,7 @@ use kernel::raw::{RawSocket, TimeExceededSocket, whole};
 use kernel::timestamp::{clock_synchronized, unix_ns};
 use kernel::udp::{BATCH, Datagram, Outgoing, Received, UdpOptions, UdpSocket};
 use probe::packet::{Arrival, Codec};
-use probe::{Dropped, Observation, Plan, Reflector, ReflectorConfig, Sender, SenderConfig};
+use probe::{Asker, Dropped, Observation, Plan, Reflector, ReflectorConfig, Sender, SenderConfig};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -273,6 +273,8 @@ struct Worker {
     payload: Vec<u8>,
     /// A whole hop-by-hop header with an empty trace, in ecmp mode.
     trace: Vec<u8>,
+    /// Answers of the batch whose leaving somebody asks for.
+    asked: Vec<(Asker, u32)>,
     drops: BTreeMap<Dropped, u64>,
     counters: BTreeMap<&'static str, u64>,
     udp6: Udp6,
@@ -327,6 +329,7 @@ impl Worker {
             out: Outgoing::default(),
             payload: Vec::new(),
             trace,
+            asked: Vec::new(),
             drops: BTreeMap::new(),
             counters: BTreeMap::new(),
             udp6,
@@ -421,6 +424,9 @@ impl Worker {
                         continue;
                     }
                 };
+                if answer.follow_up {
+                    self.asked.push((answer.asker, answer.sequence));
+                }
                 self.payload.clear();
                 self.codec.write_answer(d.payload, &answer, now(), d.hop_limit, &mut self.payload);
                 let packet = ipv6::Datagram {
@@ -440,6 +446,10 @@ impl Worker {
                 self.out.push(whole(packet.first_destination(), from), |buf| packet.write(buf));
             }
             self.flush("answers_not_sent");
+            let left = now();
+            for (asker, sequence) in self.asked.drain(..) {
+                self.reflector.sent(asker, sequence, left);
+            }
             if got < BATCH {
                 return true;
             }

@@ -108,6 +108,7 @@ pub(crate) fn open(
     let prober = Prober::open(ProberConfig {
         netns: config.netns.clone(),
         stamp_port: config.stamp_port,
+        key: config.stamp_key.clone(),
         ..ProberConfig::new(Arc::clone(fabric), host)
     })
     .map_err(cannot_probe)?;

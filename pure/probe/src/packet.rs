@@ -102,6 +102,7 @@ impl Codec {
             back_class: None,
             back: Back::Default,
             path: None,
+            follow_up: false,
         };
         // a broken TLV is answered with its flag set, and otherwise as if it were not there (RFC 8972, section 4)
         for value in packet.tlvs().flatten().flat_map(|t| t.value()) {
@@ -109,6 +110,7 @@ impl Codec {
                 Value::ClassOfService(c) => request.back_class = Some(c.dscp_back),
                 Value::DestinationNodeAddress(addr) => request.meant_for = Some(addr),
                 Value::ReturnPath(r) => request.back = way_back(&r),
+                Value::FollowUpTelemetry(_) => request.follow_up = true,
                 _ => {}
             }
         }
@@ -167,7 +169,21 @@ impl Codec {
             let mut value = None;
             match tlv.value() {
                 Err(_) => flags = tlv::MALFORMED,
-                Ok(Value::Unknown) => flags = tlv::UNRECOGNIZED,
+                // what is understood but not done here is as good as not understood
+                Ok(Value::Unknown | Value::Location { .. } | Value::AccessReport { .. }) => {
+                    flags = tlv::UNRECOGNIZED;
+                }
+                Ok(Value::FollowUpTelemetry(_)) => {
+                    // 2: taken in software on this machine; all zero while there is no answer to tell of
+                    let f = answer.before.map_or_else(Default::default, |(sequence, at)| {
+                        tlv::FollowUpTelemetry {
+                            sequence,
+                            timestamp_raw: self.error_estimate.format.write(at),
+                            mode: 2,
+                        }
+                    });
+                    value = Some(fixed(&f.write()));
+                }
                 Ok(Value::ClassOfService(c)) => {
                     let c = tlv::ClassOfService {
                         dscp_arrived: answer.probe_traffic_class >> 2,

@@ -66,6 +66,8 @@ pub struct Request {
     pub back: Back,
     /// The path it took, where the packet carried it.
     pub path: Option<PathId>,
+    /// Whether it asks when the answer before this one left (follow-up telemetry).
+    pub follow_up: bool,
 }
 
 /// An answer to send.
@@ -93,6 +95,10 @@ pub struct Answer {
     pub back: Option<(PathId, Ipv6Addr)>,
     /// The path the probe took, where known.
     pub probe_path: Option<PathId>,
+    /// Whether somebody will ask when this answer left: then [`Reflector::sent`] is to be told.
+    pub follow_up: bool,
+    /// The answer before this one in the session, where it was told of: its number, and when it left.
+    pub before: Option<(u32, Nanos)>,
 }
 
 /// Limits of a reflector.
@@ -113,6 +119,8 @@ impl Default for ReflectorConfig {
 #[derive(Clone, Copy, Debug)]
 struct Session {
     next: u32,
+    /// The newest answer whose leaving was told.
+    left: Option<(u32, Nanos)>,
     /// Its place in the order of use.
     used: u64,
     used_at: Nanos,
@@ -170,7 +178,16 @@ impl Reflector {
             flow_label: request.flow_label,
             back,
             probe_path: request.path,
+            follow_up: request.follow_up,
+            before: self.sessions.get(&request.asker).and_then(|s| s.left).filter(|_| request.follow_up),
         })
+    }
+
+    /// An answer has left, at this moment of our clock: the next one of the session may say so (RFC 8972, section 4.7).
+    pub fn sent(&mut self, asker: Asker, sequence: u32, at: Nanos) {
+        if let Some(s) = self.sessions.get_mut(&asker) {
+            s.left = Some((sequence, at));
+        }
     }
 
     /// Forgets sessions long unused.
@@ -252,7 +269,7 @@ impl Reflector {
             self.counters.add("reflector_sessions_evicted", 1);
         }
         self.clock += 1;
-        self.sessions.insert(asker, Session { next: 1, used: self.clock, used_at: now });
+        self.sessions.insert(asker, Session { next: 1, left: None, used: self.clock, used_at: now });
         self.by_use.insert(self.clock, asker);
         0
     }

@@ -69,6 +69,7 @@ fn a_way_back_must_lead_back() {
         back_class: None,
         back: container(here, asker),
         path: None,
+        follow_up: false,
     };
     let stranger = Asker { addr: Ipv6Addr::LOCALHOST, ..good.asker };
     let mut r = Reflector::new(f.clone(), ReflectorConfig::default());
@@ -125,6 +126,7 @@ fn the_session_longest_unused_makes_room() {
             back_class: None,
             back: Back::Default,
             path: None,
+            follow_up: false,
         };
         r.handle_input(NOW + Nanos::from_secs(second), &request).unwrap().sequence
     };
@@ -199,6 +201,38 @@ fn broken_and_unknown_tlvs_come_back_marked() {
         &[tlv::MALFORMED, 1, 0, 50, 0],
     ];
     assert_eq!(back[first..], want.concat());
+}
+
+#[test]
+fn an_answer_says_when_the_one_before_left() {
+    let f = fabric(Mode::Srv6, 1);
+    let codec = Codec::new(f.clone(), None, false);
+    let p = a_probe(&f);
+    let mut bytes = Vec::new();
+    codec.write_probe(&Probe { size: 0, ..p }, &mut bytes);
+    let first = bytes.len();
+    tlv::push(&mut bytes, kind::FOLLOW_UP_TELEMETRY, &[7; 16]);
+    tlv::push(&mut bytes, kind::LOCATION, &[0; 4]);
+    tlv::push(&mut bytes, kind::ACCESS_REPORT, &[0x10, 1, 0, 0]);
+    let mut r = Reflector::new(f.clone(), ReflectorConfig::default());
+    let mut ask = || {
+        let request = codec.read_request(&bytes, &arrival(f.nic_addr(p.from), f.nic_addr(p.to))).unwrap();
+        let answer = r.handle_input(NOW, &request).unwrap();
+        assert!(answer.follow_up);
+        r.sent(answer.asker, answer.sequence, NOW + Nanos(500 + u64::from(answer.sequence)));
+        let mut back = Vec::new();
+        codec.write_answer(&bytes, &answer, NOW, 61, &mut back);
+        assert_eq!((back[first + 20], back[first + 28]), (tlv::UNRECOGNIZED, tlv::UNRECOGNIZED));
+        let told = tlv::Tlvs::new(&back[first..]).next().unwrap().unwrap();
+        let Ok(tlv::Value::FollowUpTelemetry(told)) = told.value() else { panic!("{told:?}") };
+        told
+    };
+    assert_eq!(ask(), tlv::FollowUpTelemetry::default(), "nothing was sent before");
+    for n in 0..2 {
+        let told = ask();
+        assert_eq!((told.sequence, told.mode), (n, 2));
+        assert_eq!(told.timestamp(Default::default()), NOW + Nanos(500 + u64::from(n)));
+    }
 }
 
 #[test]

@@ -156,6 +156,7 @@ impl World {
                     back_class: None,
                     back: probe::Back::Container(self.f.path_container(p.back.unwrap()).unwrap()),
                     path: None,
+                    follow_up: false,
                 };
                 self.n += 1;
                 let t2 = self.now + Nanos::from_micros(50 + act.delay_forward_us);

@@ -487,6 +487,7 @@ impl Run {
                     back_class: None,
                     back: back.map_or(Back::Default, Back::Container),
                     path: learned,
+                    follow_up: false,
                 };
                 let Ok(answer) = reflector.handle_input(now, &request) else {
                     self.totals.unanswered += 1;
