@@ -79,8 +79,15 @@ pub(crate) async fn run_with(
 ) -> Result<(), AgentError> {
     let name = common_name(&config.cert_pem)?;
     let endpoint = endpoint(&config)?;
-    let mut agent =
-        Agent { config, name, endpoint, producer_epoch: wall_ns(), probing: None, last_wait: None };
+    let mut agent = Agent {
+        config,
+        name,
+        endpoint,
+        producer_epoch: wall_ns(),
+        born: Instant::now(),
+        probing: None,
+        last_wait: None,
+    };
     let mut stop = std::pin::pin!(stop);
     let outcome = agent.keep_connected(stop.as_mut(), open).await;
     if let Some(p) = agent.probing {
@@ -160,6 +167,7 @@ struct Agent {
     name: String,
     endpoint: Endpoint,
     producer_epoch: u64,
+    born: Instant,
     probing: Option<Running>,
     last_wait: Option<Duration>,
 }
@@ -180,6 +188,7 @@ impl Agent {
                 software: concat!("selvedge ", env!("CARGO_PKG_VERSION")).to_owned(),
                 capabilities: Vec::new(),
                 stamp_port: self.config.stamp_port.into(),
+                alive_ms: u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX),
             };
             let connected = tokio::select! {
                 () = &mut stop => return Ok(()),

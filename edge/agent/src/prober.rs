@@ -273,8 +273,8 @@ struct Worker {
     payload: Vec<u8>,
     /// A whole hop-by-hop header with an empty trace, in ecmp mode.
     trace: Vec<u8>,
-    /// Answers of the batch whose leaving somebody asks for.
-    asked: Vec<(Asker, u32)>,
+    /// Answers of the batch whose leaving somebody asks for, by their place in it.
+    asked: Vec<(usize, Asker, u32)>,
     drops: BTreeMap<Dropped, u64>,
     counters: BTreeMap<&'static str, u64>,
     udp6: Udp6,
@@ -425,7 +425,7 @@ impl Worker {
                     }
                 };
                 if answer.follow_up {
-                    self.asked.push((answer.asker, answer.sequence));
+                    self.asked.push((self.out.len(), answer.asker, answer.sequence));
                 }
                 self.payload.clear();
                 self.codec.write_answer(d.payload, &answer, now(), d.hop_limit, &mut self.payload);
@@ -445,10 +445,12 @@ impl Worker {
                 let from = (self.prober.config.fabric.shape.rails > 1).then_some(packet.src);
                 self.out.push(whole(packet.first_destination(), from), |buf| packet.write(buf));
             }
-            self.flush("answers_not_sent");
+            let sent = self.flush("answers_not_sent");
             let left = now();
-            for (asker, sequence) in self.asked.drain(..) {
-                self.reflector.sent(asker, sequence, left);
+            for (at, asker, sequence) in self.asked.drain(..) {
+                if at < sent {
+                    self.reflector.sent(asker, sequence, left);
+                }
             }
             if got < BATCH {
                 return true;
@@ -525,7 +527,7 @@ impl Worker {
         self.payload.clear();
         self.codec.write_probe(probe, &mut self.payload);
         if mark.is_some() {
-            probe::trace::write_mark(&mut self.payload, hop_limit);
+            probe::trace::write_mark(&mut self.payload, probe.ssid, hop_limit);
         }
         let packet = ipv6::Datagram {
             container,
@@ -544,9 +546,10 @@ impl Worker {
         self.out.push(whole(packet.first_destination(), from), |buf| packet.write(buf));
     }
 
-    fn flush(&mut self, lost: &'static str) {
+    /// Sends what is gathered; how many packets left, in order.
+    fn flush(&mut self, lost: &'static str) -> usize {
         if self.out.is_empty() {
-            return;
+            return 0;
         }
         let all = self.out.len();
         let sent = self.prober.raw.send(&mut self.out).unwrap_or(0);
@@ -554,6 +557,7 @@ impl Worker {
             *self.counters.entry(lost).or_default() += (all - sent) as u64;
         }
         self.out.clear();
+        sent
     }
 
     fn hand_over(&mut self) {

@@ -17,12 +17,13 @@ const COUNTERS_MAX: usize = 64;
 /// A host about which nothing is known may have had no agent for so long.
 const UNKNOWN: Nanos = Nanos::from_secs(60);
 
-/// What changed about a host's agent: it is there or not now, after it was not there since some moment.
+/// What changed about a host's agent: it cannot be heard of (`away`), or it was not there from `since` to `until`, which
+/// are the same where it was there all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Presence {
     pub away: bool,
     pub since: Nanos,
-    pub now: Nanos,
+    pub until: Nanos,
 }
 
 /// A stream of an agent.
@@ -94,9 +95,10 @@ impl Agents {
         }
     }
 
-    fn changed(&mut self, host: HostId, away: bool, since: Nanos, now: Nanos) {
+    fn changed(&mut self, host: HostId, away: bool, since: Nanos, until: Nanos) {
         let since = self.presence.get(&host).map_or(since, |p| p.since.min(since));
-        self.presence.insert(host, Presence { away, since, now });
+        let since = since.max(until.since(UNKNOWN)).min(until);
+        self.presence.insert(host, Presence { away, since, until });
     }
 
     /// The changes since the last call.
@@ -111,9 +113,12 @@ impl Agents {
         let new = !self.hosts.contains_key(&host);
         let agent = self.hosts.entry(host).or_default();
         let first = new || agent.left;
-        // Another life: the one before ended some time after it was last heard.
+        // A life this hub has not seen: the one before ended some time after it was last heard. What counts is since when
+        // it lives, not since when it can be heard.
         let another = agent.producer_epoch != Some(hello.producer_epoch);
-        let since = if another { agent.last_heard.max(now.since(UNKNOWN)).min(now) } else { now };
+        let alive = Nanos::from_millis(hello.alive_ms).0.min(UNKNOWN.0);
+        let born = now.since(Nanos(alive));
+        let since = if another { agent.last_heard.min(born) } else { born };
         if agent.producer_epoch != Some(hello.producer_epoch) {
             agent.producer_epoch = Some(hello.producer_epoch);
             agent.last_sequence = None;
@@ -124,7 +129,7 @@ impl Agents {
         agent.stamp_port = hello.stamp_port;
         agent.left = false;
         agent.last_heard = now;
-        self.changed(host, false, since, now);
+        self.changed(host, false, since, born);
         (stream, first)
     }
 
@@ -264,23 +269,31 @@ mod tests {
     #[test]
     fn comings_and_goings_are_told_once() {
         let at = Nanos::from_secs;
+        let lived = |epoch, seconds: u64| Hello { alive_ms: 1_000 * seconds, ..hello(epoch) };
+        let told = |agents: &mut Agents| agents.take_presence().get(&H).copied();
         let mut agents = Agents::default();
         agents.none_yet(at(100), 4);
-        let (s, _) = agents.hello(at(101), H, &hello(1));
-        let told = agents.take_presence();
-        assert_eq!(told.len(), 4);
-        assert_eq!(told[&HostId(0)], Presence { away: true, since: at(40), now: at(100) });
-        assert_eq!(told[&H], Presence { away: false, since: at(40), now: at(101) });
+        let (s, _) = agents.hello(at(101), H, &lived(1, 0));
+        assert_eq!(agents.presence.len(), 4);
+        assert_eq!(agents.presence[&HostId(0)], Presence { away: true, since: at(40), until: at(100) });
+        assert_eq!(told(&mut agents), Some(Presence { away: false, since: at(41), until: at(101) }));
         assert!(agents.heard(at(110), H, s));
-        assert!(agents.take_presence().is_empty());
+        assert_eq!(told(&mut agents), None);
+        // The stream breaks, and the same life is heard of again: it was never away.
         agents.ended(at(111), H, s);
-        assert_eq!(agents.take_presence()[&H], Presence { away: true, since: at(111), now: at(111) });
-        // The same life again, and then another that takes over without the end of the first having been seen.
-        let (s, _) = agents.hello(at(112), H, &hello(1));
-        assert_eq!(agents.take_presence()[&H], Presence { away: false, since: at(112), now: at(112) });
+        assert_eq!(told(&mut agents), Some(Presence { away: true, since: at(111), until: at(111) }));
+        let (s, _) = agents.hello(at(112), H, &lived(1, 11));
+        assert_eq!(told(&mut agents), Some(Presence { away: false, since: at(101), until: at(101) }));
         assert!(agents.heard(at(120), H, s));
-        agents.hello(at(123), H, &hello(2));
-        assert_eq!(agents.take_presence()[&H], Presence { away: false, since: at(120), now: at(123) });
+        // Another life takes over, and the end of the first was not seen.
+        agents.hello(at(125), H, &lived(2, 2));
+        assert_eq!(told(&mut agents), Some(Presence { away: false, since: at(120), until: at(123) }));
+        // A hub that has just started hears of one that lived all along.
+        let mut agents = Agents::default();
+        agents.none_yet(at(200), 4);
+        agents.take_presence();
+        agents.hello(at(203), H, &lived(2, 80));
+        assert_eq!(told(&mut agents), Some(Presence { away: false, since: at(83), until: at(143) }));
     }
 
     #[test]

@@ -153,13 +153,25 @@ impl Desk {
             }
             self.tell_presence(now);
             match input {
-                Some(Input::Batch { host, batch }) => self.take(now, host, &batch),
+                Some(Input::Batch { host, mut batch }) => {
+                    self.keep_to_its_own(&mut batch);
+                    self.take(now, host, &batch);
+                }
                 Some(Input::Ask(question)) => question(&mut self),
                 Some(Input::Stop) => break,
                 None => {}
             }
         }
         self.end();
+    }
+
+    /// Whether an agent is there is for the hub to say, not for agents: such counters of theirs are not taken.
+    fn keep_to_its_own(&self, batch: &mut Batch) {
+        let ours = [Counter::AgentSilent as u32, Counter::AgentAway as u32];
+        let claims = |c: &ComponentColumns| c.counter.iter().any(|n| ours.contains(n));
+        if let Some(refused) = batch.components.take_if(|c| claims(c)) {
+            self.metrics.lose("not_its_component", refused.window_start_ns.len() as u64);
+        }
     }
 
     fn take(&mut self, now: Nanos, host: HostId, batch: &Batch) {
@@ -189,7 +201,7 @@ impl Desk {
     fn tell_presence(&mut self, now: Nanos) {
         let changes = self.agents.lock().unwrap_or_else(PoisonError::into_inner).take_presence();
         for (host, p) in changes {
-            let window = Window { start: p.since, length: p.now.since(p.since) };
+            let window = Window { start: p.since, length: p.until.since(p.since) };
             self.say_of(now, host, window, Counter::AgentAway, (u64::from(p.away), 1));
         }
     }
@@ -217,7 +229,9 @@ impl Desk {
             ..Batch::default()
         };
         self.record(now, host, &batch);
-        self.diagnosis.feed(now, host, &batch);
+        for (reason, rows) in self.diagnosis.feed(now, host, &batch).dropped {
+            tracing::warn!(%host, ?counter, reason, rows, "the diagnosis does not take what the hub saw");
+        }
     }
 
     /// What is done once a second.

@@ -220,7 +220,10 @@ impl Welcome {
         tracing::info!(agent = name, software = hello.software, "agent connected");
         let plan = plan(&self.fabric, host, &self.probing);
         let plan = HubMessage { kind: Some(hub_message::Kind::Plan(plan)) };
-        answers.send(Ok(plan)).await.ok()?;
+        if answers.send(Ok(plan)).await.is_err() {
+            lock(&self.agents).ended(crate::wall(), host, stream);
+            return None;
+        }
         Some(Conversation {
             host,
             stream,

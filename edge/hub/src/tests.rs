@@ -175,7 +175,14 @@ impl Client {
         self.inbound.message().await.ok()??.kind
     }
     async fn hello(&mut self, host: u32, version: u32) -> Option<Answer> {
-        self.say(Kind::Hello(Hello { version, host, producer_epoch: 1, ..Hello::default() })).await;
+        self.say(Kind::Hello(Hello {
+            version,
+            host,
+            producer_epoch: 1,
+            alive_ms: 600_000,
+            ..Hello::default()
+        }))
+        .await;
         self.hear().await
     }
     async fn batch(&mut self, batch: Batch) -> Option<Answer> {
@@ -491,6 +498,9 @@ async fn incidents_survive_and_can_be_judged() {
 #[tokio::test]
 async fn questions_about_links_and_paths_are_answered() {
     let hub = Hub::start(&a_directory("questions")).await;
+    // the far end must be known to live for what is measured towards it to count
+    let mut far = hub.connect("host9", &hub.authority).await.unwrap();
+    far.hello(9, 1).await.unwrap();
     let mut agent = hub.connect("host3", &hub.authority).await.unwrap();
     agent.hello(3, 1).await.unwrap();
     assert_eq!(agent.batch(a_batch(1, 4, |c| c.lost[2] = 1)).await, ack(1));

@@ -323,6 +323,8 @@ impl Lab {
         // The supervisor may have started some again since.
         let state = self.dir.read::<LabState>(STATE)?.unwrap_or_else(|| self.state.clone());
         processes.extend(members_of(&state));
+        // What was started and could not be recorded.
+        processes.extend(members::marked(&self.dir));
         clear(&self.dir, &state, processes)
     }
 }

@@ -73,8 +73,10 @@ pub fn run(name: &str, exe: &Path, said: &mut dyn FnMut(&str)) -> Result<()> {
             let before = starts.get(name).map_or(Duration::ZERO, |s| s.wait);
             let well = starts.get(name).is_none_or(|s| s.last.elapsed() > WELL);
             let wait = if well { WAIT_MIN } else { (before * 2).min(WAIT_MAX) };
+            let started = start(exe, &dir, &scenario.fabric, &wiring, &mut state, name);
+            // counted from now on, since a start may itself take long
             starts.insert(name.clone(), Starts { last: Instant::now(), wait });
-            match start(exe, &dir, &scenario.fabric, &wiring, &mut state, name) {
+            match started {
                 Ok(()) => said(&format!("{name} (process {}) had ended and is started again", process.pid)),
                 Err(e) => said(&format!("{name} had ended and does not start: {e}")),
             }

@@ -27,6 +27,10 @@ const AHEAD_MAX: Nanos = Nanos::from_secs(5);
 const WINDOW_MAX: Nanos = Nanos::from_secs(60);
 /// What an agent that comes or goes leaves unanswered is at most this far from the moment the hub saw it.
 const EDGE: Nanos = Nanos::from_secs(2);
+/// Nothing seen for so long is not the same as nothing hurt.
+const BLIND: Nanos = Nanos::from_secs(2);
+/// Absences remembered of each host.
+const ABSENCES_MAX: usize = 4;
 /// Most closings remembered for what arrives late.
 pub(crate) const CLOSED_MAX: usize = 256;
 /// Most events waiting to be fetched.
@@ -106,10 +110,12 @@ pub struct Engine {
     pub(crate) now: Nanos,
     /// End of the newest window.
     pub(crate) newest: Nanos,
+    /// End of the first window after nothing was seen for a while: before it nothing is known to have been well.
+    pub(crate) watching_since: Nanos,
     /// End of the first window.
     pub(crate) begun: Option<Nanos>,
-    /// For every host when it last had no agent: from, and until ([`Nanos::MAX`] while it has none).
-    away: Vec<Option<(Nanos, Nanos)>>,
+    /// For every host when it had no agent, the newest last: from, and until ([`Nanos::MAX`] while it has none).
+    away: Vec<Vec<(Nanos, Nanos)>>,
     /// For every NIC the end of the first window in which it answered.
     answered: Vec<Option<Nanos>>,
     /// Hurt observations before this may have been forgotten.
@@ -124,7 +130,7 @@ impl Engine {
             Background { hazard: norm.background / fabric::MAX_PATH_LINKS as f64, noise: norm.noise }
         });
         Engine {
-            away: alloc::vec![None; fabric.shape.hosts as usize],
+            away: alloc::vec![Vec::new(); fabric.shape.hosts as usize],
             answered: alloc::vec![None; fabric.nics() as usize],
             components: Components::new(&fabric),
             rings: Rings::new(fabric.link_bound() as usize),
@@ -146,6 +152,7 @@ impl Engine {
             next_background: Nanos::ZERO,
             now: Nanos::ZERO,
             newest: Nanos::ZERO,
+            watching_since: Nanos::ZERO,
             begun: None,
             hurt_since: Nanos::ZERO,
         }
@@ -208,6 +215,9 @@ impl Engine {
         self.moments.add(within, crossed * u64::from(o.sent));
         self.counters.paths += 1;
         self.counters.packets += u64::from(o.sent);
+        if end > self.newest + BLIND {
+            self.watching_since = end;
+        }
         self.newest = self.newest.max(end);
         self.begun.get_or_insert(end);
         if o.lost > 0 || o.reordered > 0 || o.ecn_marked > 0 || o.delay.is_some_and(|d| d.over > 0) {
@@ -235,7 +245,7 @@ impl Engine {
         let (end, begun) = (o.window.end(), *self.begun.get_or_insert(o.window.end()));
         // the one of the two that answers is not the one that counted
         let far = if self.fabric.nic_parts(from).1 == o.producer { to } else { from };
-        if o.lost > 0 && self.away(self.fabric.nic_parts(far).1, o) {
+        if self.away(self.fabric.nic_parts(far).1, o) {
             return true;
         }
         let Some(answered) = self.answered.get_mut(far.index()) else { return false };
@@ -249,26 +259,31 @@ impl Engine {
             }
     }
 
-    /// Whether this was not answered because no agent ran there: all of it while none did, some of it at the edges.
+    /// Whether no agent may have run at the far end meanwhile. Then nothing counts, neither what was lost nor what was
+    /// not: a fault that takes all or nothing would look healed by the rest.
     fn away(&self, host: HostId, o: &PathObservation) -> bool {
-        let Some((from, until)) = self.away.get(host.0 as usize).copied().flatten() else { return false };
-        let (start, end) = (o.window.start, o.window.end());
-        if end + EDGE < from || start > until + EDGE {
-            return false;
-        }
-        o.lost == o.sent || start < from + EDGE || end + EDGE > until
+        let absences = self.away.get(host.0 as usize).map_or(&[][..], |list| list);
+        absences.iter().any(|&(from, until)| o.window.end() + EDGE >= from && o.window.start <= until + EDGE)
     }
 
     /// Takes what the hub says of agents that come and go.
     fn take_presence(&mut self, host: HostId, o: &ComponentObservation) {
-        let Some(known) = self.away.get_mut(host.0 as usize) else { return };
+        let Some(absences) = self.away.get_mut(host.0 as usize) else { return };
         let (start, end) = (o.window.start, o.window.end());
         // Two absences with little between them are one.
-        let from = match *known {
-            Some((from, until)) if start <= until + EDGE => from.min(start),
-            _ => start,
+        let from = match absences.pop_if(|(_, until)| start <= *until + EDGE) {
+            Some((from, _)) => from.min(start),
+            None => start,
         };
-        *known = Some((from, if o.delta > 0 { Nanos::MAX } else { end }));
+        if o.delta > 0 {
+            absences.push((from, Nanos::MAX));
+        } else if from < end {
+            absences.push((from, end));
+        }
+        // else it never was away: it only could not be heard
+        if absences.len() > ABSENCES_MAX {
+            absences.remove(0);
+        }
     }
 
     /// The links of a leg; of one that is not known, those it has in any case come first and last.

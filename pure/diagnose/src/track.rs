@@ -439,7 +439,7 @@ impl Engine {
                 return self.now.since(t.verdict.last_seen) >= Nanos::from_secs(8);
             }
         }
-        if self.newest.since(t.since) < t.quiet() {
+        if self.newest.since(t.since.max(self.watching_since)) < t.quiet() {
             return false;
         }
         let links: Vec<u32> = t.verdict.links.iter().map(|l| l.0).collect();

@@ -286,3 +286,25 @@ fn what_is_wrong_after_an_agent_came_back_is_found() {
     assert!(matches!(first.1, Component::Link(_) | Component::Nic(_)), "{first:?}");
     assert!((22.0..28.0).contains(&first.0), "{first:?}");
 }
+
+#[test]
+fn a_black_hole_stays_open_while_a_hub_that_restarts_waits_for_its_agents() {
+    let f = fabric(2, 4, 4, 4);
+    let l = f.trunk_link(PlaneId(0), 2, 1, 0);
+    let mut w = World::new(f.clone(), 19);
+    w.faults.push(Fault::on([l], Illness::Flows(0.4), 5, 999));
+    let mut before = engine(&f);
+    w.run(&mut before, 30.0);
+    let known: Vec<_> = before.verdicts().cloned().collect();
+    assert_eq!(known.len(), 1);
+    let mut after = engine(&f);
+    after.restore(&known);
+    let hosts = || (0..f.shape.hosts).map(HostId);
+    hosts().for_each(|h| presence(&mut after, h, 1.0, 30.0, true));
+    let mut events = w.run(&mut after, 4.0);
+    // They lived all along.
+    hosts().for_each(|h| presence(&mut after, h, 1.0, 1.0, false));
+    events.extend(w.run(&mut after, 20.0));
+    assert!(events.iter().all(|(_, e)| matches!(e, Event::Updated(_))), "{events:?}");
+    assert_eq!(after.verdicts().count(), 1);
+}

@@ -79,6 +79,8 @@ pub(crate) struct Session {
     entries: VecDeque<Entry>,
     /// `m` of the last settled probe the reflector counted.
     anchor: Option<u64>,
+    /// Largest `m` ever settled: what counts no further belongs to a new life of the reflector.
+    floor: Option<u64>,
     /// Largest `m` heard of.
     heard: Option<u64>,
     life: u64,
@@ -99,6 +101,7 @@ impl Session {
             base: first_sequence,
             entries: VecDeque::new(),
             anchor: None,
+            floor: None,
             heard: None,
             life: 0,
             train: 0,
@@ -161,7 +164,7 @@ impl Session {
         }
         // a count that falls behind what is settled, or far behind what was heard, is a reflector that began again
         let extended = |life: u64| life << 32 | u64::from(m);
-        let known = self.anchor.is_some_and(|a| extended(self.life) <= a)
+        let known = self.floor.is_some_and(|f| extended(self.life) <= f)
             || self.heard.is_some_and(|h| extended(self.life) + 1_024 < h);
         if known {
             self.life += 1;
@@ -186,6 +189,7 @@ impl Session {
                 break;
             }
             self.anchor = Some(a.m);
+            self.floor = self.floor.max(self.anchor);
             let fate = Fate::Answered { overtaken_forward: false, overtaken_backward: a.overtaken_backward };
             self.pop(Settled { t1, fate }, out);
         }
@@ -209,6 +213,7 @@ impl Session {
                 None => Fate::Lost,
             };
             self.anchor = e.answered.map(|a| a.m);
+            self.floor = self.floor.max(self.anchor);
             self.pop(Settled { t1: e.t1, fate }, out);
         }
     }
@@ -321,5 +326,6 @@ impl Session {
             self.pop(Settled { t1: e.t1, fate }, out);
         }
         self.anchor = Some(largest);
+        self.floor = self.floor.max(self.anchor);
     }
 }

@@ -223,9 +223,10 @@ const TRACE_AGAIN: Nanos = Nanos::from_secs(10);
 
 /// Says in a probe's bytes which hop limit it was sent with: in the field that must be zero and that nobody reads,
 /// since such a probe never arrives (RFC 8762, section 4.2.1).
-pub fn write_mark(probe: &mut [u8], hop_limit: u8) {
-    if let Some(mark) = probe.get_mut(MARK_AT..MARK_AT + MARK.len() + 1) {
-        for (to, from) in mark.iter_mut().zip(MARK.iter().chain(&[hop_limit])) {
+pub fn write_mark(probe: &mut [u8], ssid: u16, hop_limit: u8) {
+    let [high, low] = ssid.to_be_bytes();
+    if let Some(mark) = probe.get_mut(MARK_AT..MARK_AT + MARK_LEN) {
+        for (to, from) in mark.iter_mut().zip(MARK.iter().chain(&[high, low, hop_limit])) {
             *to = *from;
         }
     }
@@ -233,18 +234,17 @@ pub fn write_mark(probe: &mut [u8], hop_limit: u8) {
 
 /// SSID and hop limit of a probe written by [`write_mark`].
 pub fn read_mark(probe: &[u8]) -> Option<(u16, u8)> {
-    let (mark, hop_limit) = probe.get(MARK_AT..MARK_AT + MARK.len() + 1)?.split_at_checked(MARK.len())?;
-    let ssid = probe.get(SSID_AT..SSID_AT + 2)?;
-    match (mark == MARK, ssid, hop_limit) {
-        (true, &[high, low], &[hop_limit]) => Some((u16::from_be_bytes([high, low]), hop_limit)),
+    let (mark, said) = probe.get(MARK_AT..MARK_AT + MARK_LEN)?.split_at_checked(MARK.len())?;
+    match (mark == MARK, said) {
+        (true, &[high, low, hop_limit]) => Some((u16::from_be_bytes([high, low]), hop_limit)),
         _ => None,
     }
 }
 
-const SSID_AT: usize = 14;
-/// Behind sequence, time stamp, error estimate and SSID of an unauthenticated probe.
+/// Among bytes that must be zero, in authenticated probes as in others.
 const MARK_AT: usize = 30;
 const MARK: &[u8] = b"hoplim";
+const MARK_LEN: usize = MARK.len() + 3;
 
 /// Tracing hop by hop: who answered "time exceeded" to which hop limit.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -140,14 +140,23 @@ fn the_session_longest_unused_makes_room() {
 
 #[test]
 fn probe_and_answer_survive_the_wire_with_and_without_a_key() {
-    for (mode, key) in [(Mode::Srv6, None), (Mode::Ecmp, None), (Mode::Srv6, Some(b"key".to_vec()))] {
+    for (mode, key) in [
+        (Mode::Srv6, None),
+        (Mode::Ecmp, None),
+        (Mode::Srv6, Some(b"key".to_vec())),
+        (Mode::Ecmp, Some(b"key".to_vec())),
+    ] {
         let f = fabric(mode, 1);
         let codec = Codec::new(f.clone(), key.clone(), true);
         let p = a_probe(&f);
         let mut bytes = Vec::new();
         codec.write_probe(&p, &mut bytes);
-        let least = if key.is_some() { 164 } else { 128 };
-        assert_eq!(bytes.len(), least);
+        let whole = match (mode, &key) {
+            (_, None) => 128,
+            (Mode::Srv6, Some(_)) => 164,
+            (Mode::Ecmp, Some(_)) => 160,
+        };
+        assert_eq!(bytes.len(), whole);
         let (from, to) = (f.nic_addr(p.from), f.nic_addr(p.to));
         let request = codec.read_request(&bytes, &arrival(from, to)).unwrap();
         assert_eq!((request.sequence, request.asker.ssid, request.t1), (p.sequence, p.ssid, p.t1));
@@ -284,7 +293,7 @@ fn a_mark_reads_back_and_leaves_the_probe_valid() {
     let mut bytes = Vec::new();
     codec.write_probe(&p, &mut bytes);
     assert_eq!(read_mark(&bytes), None);
-    write_mark(&mut bytes, 2);
+    write_mark(&mut bytes, p.ssid, 2);
     assert_eq!(read_mark(&bytes), Some((p.ssid, 2)));
     assert!(codec.read_request(&bytes, &arrival(f.nic_addr(p.from), f.nic_addr(p.to))).is_ok());
 }

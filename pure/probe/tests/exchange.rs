@@ -256,6 +256,23 @@ fn a_reflector_that_starts_again_loses_nothing() {
 }
 
 #[test]
+fn a_reflector_that_is_away_and_starts_again_reorders_nothing() {
+    // short sessions, in which a count of nothing is no great step back, and long ones
+    for first in [200, 2_000, 20_000] {
+        let mut w = World::new(4);
+        w.run(Nanos::from_secs(1_000_080), |n| Act {
+            lose_forward: (first..first + 300).contains(&n),
+            restart: n == first + 300,
+            ..Act::default()
+        });
+        let (truth, seen) = w.end();
+        assert!(truth.lost_forward == 300, "{truth:?}");
+        assert_eq!(seen.reordered, (0, 0));
+        assert_eq!(seen.forward.1 + seen.backward.1 + seen.undecided, 300);
+    }
+}
+
+#[test]
 fn copies_are_counted_and_change_nothing() {
     let mut w = World::new(4);
     w.run(Nanos::from_secs(1_000_010), |n| Act { copy: n % 10 == 0, ..Act::default() });

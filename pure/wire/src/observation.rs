@@ -151,8 +151,9 @@ pub enum Counter {
     SocketDrop = 3,
     /// Seconds an agent has not been heard from by the hub.
     AgentSilent = 4,
-    /// Whether no agent ran on the host at the end of the window (1 of 1), or one runs again (0 of 1) after none did
-    /// since its start. Said by the hub, which sees streams begin and end.
+    /// Whether no agent can be heard of on the host since the window's start (1 of 1); or none ran in the window and one
+    /// runs since its end (0 of 1), the window being empty where it turns out to have run all the time. Said by the hub,
+    /// which sees streams begin and end.
     AgentAway = 5,
 }
 
