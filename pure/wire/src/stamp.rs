@@ -109,7 +109,8 @@ impl Format {
                 let s = (s + era).saturating_sub(NTP_TO_UNIX);
                 Nanos(s * 1_000_000_000 + ((low * 1_000_000_000) >> 32))
             }
-            Format::Ptp => Nanos(s * 1_000_000_000 + low),
+            // a hostile sender may write more nanoseconds than a second has
+            Format::Ptp => Nanos(s * 1_000_000_000 + if low < 1_000_000_000 { low } else { 999_999_999 }),
         }
     }
 }
