@@ -4,6 +4,7 @@
 //! agents and people find it where they left it.
 //! Invariants: it changes the lab only under the lab's lock, and only where the record still names the process that
 //! ended, so it never works against `down`; one that ends again and again is started ever less often.
+//! Absent on purpose: helpers of faults, which end with what they act on, and watching this process itself.
 
 use crate::lab::STATE;
 use crate::members;
