@@ -31,6 +31,9 @@ pub(crate) struct Score {
 
 /// Largest burst told apart by size.
 const BURST_SIZES: usize = 24;
+/// Losses by chance in an observation from which on they are told from its burst, and most of them that are.
+const CHANCE_MIN: f64 = 0.25;
+const CHANCE_MAX: usize = 256;
 /// Weight of the scale-free law in the fitted one, in bursts.
 const BURST_PRIOR_WEIGHT: f64 = 8.0;
 /// Weight of a background or noise known from before, in losses or bursts.
@@ -54,6 +57,8 @@ pub(crate) struct Fit<'p> {
     pub(crate) noise: f64,
     pub(crate) classes: Noise,
     burst: Vec<f64>,
+    /// Probability of each hurt observation, given that there was a burst.
+    burst_likelihood: Vec<f64>,
     /// Hazard of a link that is not named.
     pub(crate) background: f64,
     /// Packets times links, all of the fabric.
@@ -110,6 +115,7 @@ impl<'p> Fit<'p> {
             noise: params.noise_min,
             classes: Noise::new(problem.classes.len(), &of),
             burst: (1..=BURST_SIZES).map(|k| burst_prior(k as f64)).collect(),
+            burst_likelihood: vec![0.0; problem.hurt.len()],
             background: 0.0,
             exposure,
             links_per_path,
@@ -149,7 +155,8 @@ impl<'p> Fit<'p> {
         if self.is_link(component) { self.background } else { 0.0 }
     }
 
-    /// Evidence that is asked for before a component is named.
+    /// Evidence that is asked for before a component is named. Not less for one more where several are named: choosing
+    /// `n` of `M` costs only `ln(M / n)` for the last, but healthy links differ, and at that price some were named.
     pub(crate) fn price(&self, component: u32) -> f64 {
         let own = self.problem.map.group_of(component).map_or(0.0, |g| g.cost);
         let noisy = self.params.noise_margin * self.noisiness();
@@ -239,17 +246,41 @@ impl<'p> Fit<'p> {
         e.min(0.95)
     }
 
-    /// Probability of a burst of `k` out of `n`, given that there is one.
-    pub(crate) fn burst(&self, n: f64, k: f64) -> f64 {
-        let all = (n + 1.0) / n;
+    /// Share of bursts that are of `k` packets.
+    fn burst_law(&self, k: f64) -> f64 {
         match self.burst.get(k as usize - 1) {
-            Some(b) => b * all,
+            Some(b) => *b,
             None => {
                 // Beyond the sizes told apart the law keeps the shape of the prior.
                 let tail = self.burst.last().copied().unwrap_or(0.0) / burst_prior(BURST_SIZES as f64);
-                tail.min(1.0) * burst_prior(k) * all
+                tail.min(1.0) * burst_prior(k)
             }
         }
+    }
+
+    /// Calls `each` with every burst size that a hurt observation may have had, and the probability of that size and
+    /// of the rest by chance, given that there was a burst. A long observation loses a few packets by chance
+    /// besides; taken for part of the burst they would make it one of a size hardly ever seen, and proof of a fault.
+    fn bursts_of(&self, i: usize, mut each: impl FnMut(usize, f64)) {
+        let h = &self.problem.hurt[i];
+        let all = (h.sent + 1.0) / h.sent;
+        let usual = h.sent * self.links_per_path * self.background;
+        if usual < CHANCE_MIN {
+            each(h.lost as usize, self.burst_law(h.lost) * all);
+            return;
+        }
+        // Poisson(0), Poisson(1), … of what is usual
+        let mut chance = exp(-usual);
+        for rest in 0..(h.lost as usize).min(CHANCE_MAX) {
+            let size = h.lost - rest as f64;
+            each(size as usize, self.burst_law(size) * all * chance);
+            chance *= usual / (rest as f64 + 1.0);
+        }
+    }
+
+    /// Probability of what a hurt observation lost, given that there was a burst.
+    pub(crate) fn burst(&self, hurt: usize) -> f64 {
+        self.burst_likelihood[hurt]
     }
 
     fn binomial_at(&self, path: usize, hazard: f64) -> f64 {
@@ -281,6 +312,9 @@ impl<'p> Fit<'p> {
             self.path_likelihood[p] = self.binomial_at(p, self.path_hazard[p]);
         }
         for i in 0..self.likelihood.len() {
+            let mut burst = 0.0;
+            self.bursts_of(i, |_, p| burst += p);
+            self.burst_likelihood[i] = burst;
             self.likelihood[i] = self.likelihood_of(i);
         }
     }
@@ -288,7 +322,7 @@ impl<'p> Fit<'p> {
     pub(crate) fn likelihood_of(&self, i: usize) -> f64 {
         let h = &self.problem.hurt[i];
         let e = self.noise_of(i);
-        let mut sum = e * self.burst(h.sent, h.lost);
+        let mut sum = e * self.burst(i);
         for p in h.first as usize..(h.first + h.count) as usize {
             let w = self.problem.paths[p].weight;
             sum += w * ((1.0 - e) * self.path_likelihood[p] + self.path_dead[p] * h.dead);
@@ -525,11 +559,13 @@ impl<'p> Fit<'p> {
                         * h.lost
                         * (self.path_free[p] * self.background / self.path_hazard[p]).clamp(0.0, 1.0);
                 }
-                let burst = e * self.burst(h.sent, h.lost) / p_i;
+                let burst = e * self.burst(i) / p_i;
                 bursts += burst * self.noise / e.max(1e-300);
-                if let Some(size) = sizes.get_mut(h.lost as usize - 1) {
-                    *size += burst;
-                }
+                self.bursts_of(i, |size, p| {
+                    if let Some(s) = sizes.get_mut(size - 1) {
+                        *s += e * p / p_i;
+                    }
+                });
                 for c in h.noise {
                     if let Some(n) = class_bursts.get_mut(c as usize) {
                         *n += burst * self.classes.share[c as usize] / e.max(1e-300);

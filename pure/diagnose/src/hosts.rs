@@ -1,6 +1,7 @@
 //! What is counted at hosts: stalls, silence, damaged packets.
 //!
-//! How: a bounded list of the last windows a host. A host stalls when a large share of what it did was late, in
+//! How: a bounded list of the last windows a host. What several hosts say of one window of another is added up: one
+//! late moment is one window, however many saw it. A host stalls when a large share of what it did was late, in
 //! several windows, and clearly more than on the other hosts (a machine that is slow everywhere is nobody's fault).
 //!
 //! Absent on purpose: packet loss; that is the localizer's.
@@ -10,16 +11,17 @@ use alloc::vec::Vec;
 use fabric::Fabric;
 use wire::{Component, ComponentObservation, Counter, HostId, Nanos};
 
-/// Most windows kept a host and counter.
-const WINDOWS_MAX: usize = 64;
+/// Most windows kept a host and counter: [`SPAN`] of the shortest ones, and a few.
+const WINDOWS_MAX: usize = 128;
 /// How far back stalls are looked for.
 const SPAN: Nanos = Nanos::from_secs(10);
 /// Share of a host's chances that must be late.
 const STALL_SHARE_MIN: f64 = 0.1;
-/// … and how many times the median host.
-const STALL_TIMES_MIN: f64 = 5.0;
 /// Windows and events that make a stall.
 const STALL_WINDOWS_MIN: usize = 3;
+/// Windows asked for besides, for each that the other hosts have on average: where a whole machine is short of
+/// processor time, hosts are late by turns, and one of them three times sooner or later.
+const STALL_WINDOWS_PER_USUAL: f64 = 4.0;
 const STALL_EVENTS_MIN: u64 = 6;
 /// A silence this long means that the agent is gone.
 pub(crate) const SILENT_SECS_MIN: u64 = 3;
@@ -44,8 +46,6 @@ pub(crate) struct Stall {
     pub(crate) size_ns: u64,
     pub(crate) first: Nanos,
     pub(crate) last: Nanos,
-    /// Share on the median host.
-    pub(crate) usual: f64,
 }
 
 /// Counters of every host that reported any.
@@ -81,6 +81,13 @@ impl Hosts {
         };
         self.hosts = fabric.shape.hosts as usize;
         let list = self.counts.entry((host, o.counter)).or_default();
+        let same = |c: &&mut Count| c.start == o.window.start && c.end == o.window.end();
+        if let Some(c) = list.iter_mut().rev().find(same) {
+            c.delta = c.delta.saturating_add(o.delta);
+            c.of = c.of.saturating_add(o.of);
+            c.size_ns = c.size_ns.max(o.size_ns);
+            return;
+        }
         if list.len() >= WINDOWS_MAX {
             list.pop_front();
         }
@@ -145,7 +152,6 @@ impl Hosts {
                 size_ns: sizes.get(sizes.len() / 2).copied().unwrap_or(0),
                 first: hurt().map(|c| c.start).min().unwrap_or(now),
                 last: hurt().map(|c| c.end).max().unwrap_or(Nanos::ZERO),
-                usual: 0.0,
             };
             if out.is_none_or(|o| stall.share * (stall.windows as f64) > o.share * (o.windows as f64)) {
                 out = Some(stall);
@@ -159,21 +165,81 @@ impl Hosts {
         let mut hosts: Vec<HostId> = self.counts.keys().map(|k| k.0).collect();
         hosts.dedup();
         let mut all: Vec<Stall> = hosts.iter().filter_map(|&h| self.lateness(h, now)).collect();
-        let mut windows: Vec<usize> = all.iter().map(|s| s.windows).collect();
-        windows.resize(self.hosts.max(all.len()), 0);
-        windows.sort_unstable();
-        let usual_windows = windows.get(windows.len() / 2).copied().unwrap_or(0);
-        let mut shares: Vec<f64> = all.iter().map(|s| s.events as f64 / s.of.max(1) as f64).collect();
-        shares.resize(self.hosts.max(all.len()), 0.0);
-        shares.sort_by(f64::total_cmp);
-        let usual = shares.get(shares.len() / 2).copied().unwrap_or(0.0);
-        all.iter_mut().for_each(|s| s.usual = usual);
+        let hosts = self.hosts.max(all.len());
+        let windows: usize = all.iter().map(|s| s.windows).sum();
         all.retain(|s| {
+            let others = (windows - s.windows) as f64 / hosts.saturating_sub(1).max(1) as f64;
             s.share >= STALL_SHARE_MIN
-                && s.windows >= STALL_WINDOWS_MIN.max(2 * usual_windows)
+                && s.windows as f64 >= STALL_WINDOWS_MIN as f64 + STALL_WINDOWS_PER_USUAL * others
                 && s.events >= STALL_EVENTS_MIN
-                && s.events as f64 / s.of.max(1) as f64 >= STALL_TIMES_MIN * usual
         });
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::{Epoch, Window};
+
+    const WINDOW: Nanos = Nanos::from_millis(500);
+
+    fn a_fabric() -> Fabric {
+        let text = "name = \"f\"\nmode = \"srv6\"
+planes = 2
+leaves = 4
+spines = 4
+hosts = 16";
+        Fabric::parse(text).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// `by` says that `host` held 2 of 8 probes in window `n`.
+    fn held(by: u32, host: u32, n: u64) -> ComponentObservation {
+        ComponentObservation {
+            window: Window { start: Nanos(n * WINDOW.0), length: WINDOW },
+            producer: HostId(by),
+            epoch: Epoch(0),
+            component: Component::Host(HostId(host)),
+            counter: Counter::ResponderStall,
+            delta: 2,
+            of: 8,
+            size_ns: 40_000_000,
+        }
+    }
+
+    fn stalled(said: &[ComponentObservation]) -> Vec<u32> {
+        let (fabric, mut hosts) = (a_fabric(), Hosts::new());
+        said.iter().for_each(|o| hosts.take(&fabric, o));
+        let now = said.iter().map(|o| o.window.end()).max().unwrap_or_default();
+        hosts.stalls(now).iter().map(|s| s.host.0).collect()
+    }
+
+    #[test]
+    fn one_late_moment_seen_by_many_hosts_is_one_window() {
+        let said: Vec<_> = (0..6).map(|by| held(by, 7, 10)).collect();
+        assert_eq!(stalled(&said), []);
+        let said: Vec<_> = (0..6).map(|i| held(i % 2, 7, 10 + u64::from(i) / 2)).collect();
+        assert_eq!(stalled(&said), [7]);
+    }
+
+    #[test]
+    fn hosts_that_are_late_by_turns_are_nobodys_fault() {
+        // one of them three times, the others twice each
+        let mut said: Vec<_> =
+            (0..12).flat_map(|h| [held(15, h, 2 + u64::from(h) % 4), held(15, h, 8)]).collect();
+        said.push(held(15, 3, 11));
+        assert_eq!(stalled(&said), []);
+        // in all windows is another matter
+        said.extend((12..22).map(|n| held(15, 3, n)));
+        assert_eq!(stalled(&said), [3]);
+    }
+
+    #[test]
+    fn all_windows_of_the_span_are_kept_whoever_speaks() {
+        let said: Vec<_> = (0..20).flat_map(|n| (0..15).map(move |by| held(by, 15, n))).collect();
+        let (fabric, mut hosts) = (a_fabric(), Hosts::new());
+        said.iter().for_each(|o| hosts.take(&fabric, o));
+        let all = hosts.stalls(Nanos(20 * WINDOW.0));
+        assert_eq!((all[0].windows, all[0].of), (20, 20 * 15 * 8));
     }
 }

@@ -56,8 +56,7 @@ impl Fit<'_> {
         let parts: Vec<(f64, f64, f64)> = hurts
             .iter()
             .map(|&i| {
-                let h = &self.problem.hurt[i as usize];
-                let burst = self.burst(h.sent, h.lost);
+                let burst = self.burst(i as usize);
                 let e = self.noise_of(i as usize);
                 let now = self.likelihood[i as usize];
                 // What is not a burst shrinks as bursts grow.
