@@ -98,7 +98,7 @@ enum Command {
         #[arg(required = true, last = true)]
         command: Vec<String>,
         /// Name of the lab, where several are up
-        #[arg(long)]
+        #[arg(long, visible_alias = "lab")]
         name: Option<String>,
     },
     /// Break something
@@ -184,7 +184,7 @@ enum Command {
 #[derive(ClapArgs)]
 struct Common {
     /// Name of the lab, where several are up
-    #[arg(long)]
+    #[arg(long, visible_alias = "lab")]
     name: Option<String>,
     /// Print JSON
     #[arg(long)]
