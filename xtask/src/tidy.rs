@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Rooms of the pure floor.
-pub const PURE: &[&str] = &["wire", "fabric", "probe", "diagnose", "sim"];
+pub const PURE: &[&str] = &["wire", "fabric", "probe", "diagnose", "transport", "sim"];
 
 /// Room -> rooms it may depend on.
 const EDGES: &[(&str, &[&str])] = &[
@@ -15,12 +15,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("fabric", &["wire"]),
     ("probe", &["wire", "fabric"]),
     ("diagnose", &["wire", "fabric"]),
-    ("sim", &["wire", "fabric", "probe", "diagnose"]),
+    ("transport", &["wire", "fabric"]),
+    ("sim", &["wire", "fabric", "probe", "diagnose", "transport"]),
     ("kernel", &[]),
     ("agent", &["wire", "fabric", "probe", "kernel"]),
     ("hub", &["wire", "fabric", "probe", "diagnose"]),
     ("lab", &["wire", "fabric", "kernel"]),
-    ("app", &["wire", "fabric", "probe", "diagnose", "sim", "kernel", "agent", "hub", "lab"]),
+    ("app", &["wire", "fabric", "probe", "diagnose", "transport", "sim", "kernel", "agent", "hub", "lab"]),
     ("xtask", &["wire", "fabric", "diagnose"]),
 ];
 

@@ -1,5 +1,7 @@
 //! `selvedge sim`: scenarios in the seeded simulator, and how near the diagnosis comes to what is possible.
 
+mod packets;
+
 use crate::out;
 use anyhow::{Context, bail};
 use clap::{Args as ClapArgs, Subcommand};
@@ -20,6 +22,7 @@ const EXAMPLES: &str = "Examples:
   selvedge sim run scenarios/gray-*.toml --seeds 5
   selvedge sim run scenarios/flap.toml --seed 7 --json
   selvedge sim bound --seeds 20
+  selvedge sim matrix permutation.cm --slow-links 8
 
 The same scenario and seed give the same run, byte for byte.";
 
@@ -70,12 +73,18 @@ which an unanswered probe is lost, holds a small part of the bound.")]
         #[arg(long)]
         json: bool,
     },
+    /// The transport, packet by packet, over a fabric: who sends how much to whom is a file
+    Matrix(packets::MatrixArgs),
+    /// The transport beside the published results of the Ultra Ethernet Consortium's simulator
+    AnswerKey(packets::AnswerKeyArgs),
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Run { files, seed, seeds, json } => scenarios(&files, seed, seeds, json),
         Command::Bound { seeds, rate, json } => bound(seeds, &rate, json),
+        Command::Matrix(args) => packets::matrix(&args),
+        Command::AnswerKey(args) => packets::answer_key(&args),
     }
 }
 

@@ -14,5 +14,6 @@ pub mod bound;
 pub mod event;
 pub mod judge;
 pub mod net;
+pub mod packets;
 pub mod rng;
 pub mod run;

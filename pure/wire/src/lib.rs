@@ -17,6 +17,7 @@ pub mod observation;
 pub mod record;
 pub mod stamp;
 pub mod time;
+pub mod transport;
 
 /// Messages between agent and hub, generated from `proto/selvedge.proto`.
 #[allow(missing_docs, clippy::all)]
