@@ -59,7 +59,11 @@ impl Cli {
     /// Whether nothing is lost when it ends as soon as nobody reads what it prints (`selvedge fabric plan F | head`).
     /// The others have something to take down or to go on with.
     pub(crate) fn only_prints(&self) -> bool {
-        !matches!(self.command, Command::Lab(_) | Command::Agent(_) | Command::Hub(_) | Command::Bench(_))
+        match &self.command {
+            Command::Lab(args) => args.only_prints(),
+            Command::Agent(_) | Command::Hub(_) | Command::Bench(_) => false,
+            _ => true,
+        }
     }
 
     pub(crate) fn run(self) -> ExitCode {

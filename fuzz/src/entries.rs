@@ -19,6 +19,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("stamp", stamp),
     ("ioam", ioam),
     ("reflector", reflector),
+    ("transport", transport),
 ];
 
 /// The agent's message as the hub decodes it: protobuf, then columns.
@@ -139,5 +140,41 @@ pub fn reflector(data: &[u8]) {
                 assert!(o.lost <= o.sent);
             }
         }
+    }
+}
+
+/// Transport packets and handshake datagrams: what decodes writes back to the same bytes.
+pub fn transport(data: &[u8]) {
+    use wire::transport::hello::{Hello, Parameters, Retry, Stranger};
+    use wire::transport::packet;
+    let Some((&tag_bytes, bytes)) = data.split_first() else { return };
+    if let Ok(p) = packet::decode(bytes, usize::from(tag_bytes % 17)) {
+        let mut again = Vec::new();
+        assert_eq!(packet::encode(&p.packet, p.number, p.phase, &mut again), Ok(()));
+        assert_eq!(again.get(..), bytes.get(..p.header_bytes));
+    }
+    if let Ok(p) = packet::decode_trimmed(bytes) {
+        assert!(p.header_bytes <= packet::DATA_HEADER_MAX);
+    }
+    let mut again = Vec::new();
+    if let Ok((hello, header)) = Hello::read(bytes) {
+        hello.write(&mut again);
+        assert_eq!(again.get(..), bytes.get(..header));
+    } else if let Ok(retry) = Retry::read(bytes) {
+        retry.write(&mut again);
+        assert_eq!(again, bytes);
+    } else if let Ok(stranger) = Stranger::read(bytes) {
+        stranger.write(&mut again);
+        assert_eq!(again, bytes);
+    }
+    if let Some(stranger) = Stranger::to(bytes) {
+        again.clear();
+        stranger.write(&mut again);
+        assert!(again.len() < bytes.len());
+    }
+    if let Ok(parameters) = Parameters::read(bytes) {
+        again.clear();
+        parameters.write(&mut again);
+        assert_eq!(Parameters::read(&again), Ok(parameters));
     }
 }

@@ -4,6 +4,7 @@
 
 mod bench_localizer;
 mod bench_scale;
+mod bench_transport;
 mod ci;
 mod fuzz;
 mod soak;
@@ -41,6 +42,8 @@ enum Task {
 enum Bench {
     /// Precision, recall and speed of the localizer on recorded traces, and its scale
     Localizer(bench_localizer::Args),
+    /// Gigabits a CPU-second of the transport, beside quinn, noq, s2n-quic, TCP and the ceiling
+    Transport(bench_transport::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Ci(args) => ci::run(&args),
         Task::Tidy => tidy::run(),
         Task::Bench { what: Bench::Localizer(args) } => bench_localizer::run(args),
+        Task::Bench { what: Bench::Transport(args) } => bench_transport::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
     };

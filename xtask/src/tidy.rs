@@ -18,10 +18,26 @@ const EDGES: &[(&str, &[&str])] = &[
     ("transport", &["wire", "fabric"]),
     ("sim", &["wire", "fabric", "probe", "diagnose", "transport"]),
     ("kernel", &[]),
+    ("endpoint", &["wire", "fabric", "transport", "kernel"]),
     ("agent", &["wire", "fabric", "probe", "kernel"]),
     ("hub", &["wire", "fabric", "probe", "diagnose"]),
     ("lab", &["wire", "fabric", "kernel"]),
-    ("app", &["wire", "fabric", "probe", "diagnose", "transport", "sim", "kernel", "agent", "hub", "lab"]),
+    (
+        "app",
+        &[
+            "wire",
+            "fabric",
+            "probe",
+            "diagnose",
+            "transport",
+            "sim",
+            "kernel",
+            "endpoint",
+            "agent",
+            "hub",
+            "lab",
+        ],
+    ),
     ("xtask", &["wire", "fabric", "diagnose"]),
 ];
 

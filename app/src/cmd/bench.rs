@@ -1,13 +1,21 @@
 //! `selvedge bench`: what this machine can do.
 
+mod collective;
+mod ends;
+mod latency;
 mod probe;
+mod transfer;
 
 use clap::Subcommand;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "Examples:
   selvedge bench probe
-  selvedge bench probe --seconds 10 --json";
+  selvedge bench probe --seconds 10 --json
+  selvedge bench transfer --packet-bytes 8948
+  selvedge bench latency
+  selvedge bench transfer --between host0 host9            in a lab, over all its planes
+  selvedge bench collective --what all-to-all --ranks 16";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -20,10 +28,19 @@ pub(crate) struct Args {
 enum What {
     /// Probes a second on one core: sender and reflector in one thread, real STAMP packets over the loopback
     Probe(probe::Args),
+    /// Gigabits a CPU second of the transport: large messages over the loopback, both ends in this process
+    Transfer(transfer::Args),
+    /// Microseconds of a small message of the transport, beside plain UDP
+    Latency(latency::Args),
+    /// All-reduce and its like among many ranks, every result checked
+    Collective(collective::Args),
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Probe(args) => probe::run(args),
+        What::Transfer(args) => transfer::run(args),
+        What::Latency(args) => latency::run(args),
+        What::Collective(args) => collective::run(args),
     }
 }

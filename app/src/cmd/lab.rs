@@ -59,6 +59,13 @@ pub(crate) struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether nothing is lost when it ends as soon as nobody reads what it prints.
+    pub(crate) fn only_prints(&self) -> bool {
+        matches!(self.command, Command::Inspect(_) | Command::Faults(_) | Command::List { .. })
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Bring up a fabric: a namespace for every host and switch, a cable for every link, agents and a hub
@@ -198,7 +205,7 @@ impl Common {
 }
 
 /// The binary agents, hub and helpers are started from: this one.
-fn exe() -> anyhow::Result<PathBuf> {
+pub(crate) fn exe() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("the path of this program")
 }
 

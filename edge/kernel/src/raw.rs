@@ -7,24 +7,24 @@
 //! Invariants: both sockets need CAP_NET_RAW when they are opened and never again.
 
 use crate::Result;
-use crate::udp::{Outgoing, Received, Route, buffers, set, socket};
+use crate::udp::{Has, Outgoing, Received, Route, buffers, set, socket};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Sends whole IPv6 packets.
 #[derive(Debug)]
-pub struct RawSocket(OwnedFd);
+pub struct RawSocket(OwnedFd, Has);
 
 impl RawSocket {
     /// A socket in the network namespace of this thread.
     pub fn open() -> Result<RawSocket> {
         let fd = socket("socket(IPPROTO_RAW)", libc::SOCK_RAW, libc::IPPROTO_RAW)?;
         buffers(fd.as_fd(), 0, 4 << 20)?;
-        Ok(RawSocket(fd))
+        Ok(RawSocket(fd, Has::new()))
     }
     /// Sends as many of the batch as the kernel takes. How many that were.
     pub fn send(&self, batch: &mut Outgoing) -> Result<usize> {
-        batch.send(self.0.as_fd())
+        batch.send(self.0.as_fd(), &self.1)
     }
 }
 
@@ -35,7 +35,7 @@ pub fn whole(first_destination: Ipv6Addr, from: Option<Ipv6Addr>) -> Route {
 
 /// Receives ICMPv6 "time exceeded", and nothing else.
 #[derive(Debug)]
-pub struct TimeExceededSocket(OwnedFd);
+pub struct TimeExceededSocket(OwnedFd, Has);
 
 impl TimeExceededSocket {
     /// A socket in the network namespace of this thread.
@@ -46,11 +46,11 @@ impl TimeExceededSocket {
         filter[0] &= !(1 << 3);
         const ICMP6_FILTER: i32 = 1;
         set(fd.as_fd(), "setsockopt(ICMP6_FILTER)", libc::IPPROTO_ICMPV6, ICMP6_FILTER, &filter)?;
-        Ok(TimeExceededSocket(fd))
+        Ok(TimeExceededSocket(fd, Has::new()))
     }
     /// Takes in what is waiting, each from its ICMPv6 header on.
     pub fn receive(&self, batch: &mut Received) -> Result<usize> {
-        batch.fill(self.0.as_fd())
+        batch.fill(self.0.as_fd(), &self.1)
     }
 }
 

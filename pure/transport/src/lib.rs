@@ -17,6 +17,7 @@
 extern crate alloc;
 
 mod bits;
+pub mod collective;
 mod config;
 mod connection;
 mod event;

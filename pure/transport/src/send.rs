@@ -19,7 +19,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use wire::Nanos;
 use wire::transport::{
-    ConnectionId, CreditRequest, Data, DataFlags, Ev, MessageId, Packet, Probe, Target, low,
+    BITMAP_BITS, ConnectionId, CreditRequest, Data, DataFlags, Ev, MessageId, Packet, Probe, Target, low,
 };
 
 /// Round trips for which an idle sender believes that it is alone at its receiver.
@@ -109,6 +109,8 @@ pub(crate) struct Sender {
     delay_least: Option<u32>,
     /// When the newest packet known to have arrived was sent.
     newest: Nanos,
+    /// Packet numbers below are within what an ACK's bitmap has shown: of those beyond nothing is known.
+    shown: u64,
     heard_at: Nanos,
     /// A probe is due since.
     probe_at: Option<Nanos>,
@@ -150,6 +152,7 @@ impl Sender {
             rtt: config.rtt_base,
             delay_least: None,
             newest: Nanos::ZERO,
+            shown: BITMAP_BITS,
             heard_at: now,
             probe_at: None,
             probed_at: Nanos::ZERO,

@@ -436,3 +436,27 @@ mod hostile {
         }
     }
 }
+
+#[test]
+fn more_packets_in_a_row_lost_than_an_ack_can_name() {
+    // A window of some thousand packets in long bursts on two EVs, one of which dies: what an ACK's bitmap shows may be
+    // lost to the last bit while everything behind it has arrived.
+    let config = Config {
+        evs: 2,
+        rtt_base: Nanos(200_000),
+        queue_target: Nanos(200_000),
+        chunk_bytes: 1_400,
+        ack_every_bytes: 65_536,
+        ..Config::default()
+    };
+    for seed in 0..40 {
+        let messages: [&[u64]; 2] = [&[10_000_000], &[]];
+        let dead_from = Nanos(200_000 + seed * 5_000);
+        let net =
+            Network { loss: 0.0, duplicate: 0.0, trim: 0.0, mark: 0.0, spread_ns: 1, dead: 1, dead_from };
+        let r = exchange(config, net, seed, messages, 256, Nanos::from_millis(50));
+        check(&r, messages, &format!("seed {seed}"));
+        let c = r.ends[0].counters();
+        assert!(c.chunks_again < c.chunks_new / 2, "seed {seed}: {c:#?}");
+    }
+}

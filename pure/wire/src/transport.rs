@@ -8,7 +8,16 @@
 //!
 //! Invariants: every value is `Copy` and of fixed size; counters named "so far" only grow and wrap at 2^32, so a lost
 //! ACK loses no information; nothing here was checked against a connection, that is the state machine's work.
-//! Absent on purpose: bytes, keys and sockets; payload (it travels beside the [`Data`] that describes it); handshake.
+//! Absent on purpose here: bytes ([`packet`]), keys ([`protection`]) and handshake ([`hello`]), which have files of their
+//! own; payload (it travels beside the [`Data`] that describes it); sockets.
+
+mod cursor;
+pub mod hello;
+#[cfg(test)]
+mod laws;
+pub mod packet;
+pub mod protection;
+pub mod replay;
 
 use crate::time::Nanos;
 

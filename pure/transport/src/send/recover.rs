@@ -16,7 +16,7 @@ use crate::paths::NONE;
 use crate::receive::widen;
 use alloc::collections::VecDeque;
 use wire::Nanos;
-use wire::transport::{Ack, BITMAP_WORDS, CloseReason, EvFeedback, MessageId, Nack, NackReason};
+use wire::transport::{Ack, BITMAP_BITS, BITMAP_WORDS, CloseReason, EvFeedback, MessageId, Nack, NackReason};
 
 /// Round trips over which the longest is remembered, once or twice.
 const SPELL_RTTS: u64 = 8;
@@ -200,6 +200,13 @@ impl Sender {
                 }
             }
         }
+        self.shown = self.shown.max(ack.cumulative + BITMAP_BITS);
+        if bytes == 0 {
+            // all the bitmap can show may be lost; what each EV reports beyond it still says what has arrived
+            for f in ack.reports() {
+                self.newest = self.newest.max(self.newest_of(f).unwrap_or_default());
+            }
+        }
         let (mut marked, mut packets) = (0, 0);
         for f in ack.reports() {
             let (m, p) = self.report(now, f, ack, counters, events);
@@ -282,6 +289,12 @@ impl Sender {
         (marked, received)
     }
 
+    /// Has something arrived that was sent after the oldest packet on the way, `sent` being when that was? What no ACK
+    /// could have named yet is not overtaken by anything.
+    fn overtaken(&self, sent: Nanos) -> bool {
+        self.newest > sent && self.floor < self.shown
+    }
+
     pub fn next_timeout(&self, config: &Config) -> Option<Nanos> {
         let mut at: Option<Nanos> = None;
         let mut sooner = |t: Nanos| at = Some(at.map_or(t, |a| a.min(t)));
@@ -291,7 +304,7 @@ impl Sender {
             // what nothing newer has overtaken is asked for, and that only after silence
             let ask =
                 self.heard_at.max(self.probed_at) + Nanos(self.late().0 << self.probe_wait.min(DOUBLINGS));
-            sooner(if self.newest > oldest { late } else { late.max(ask) });
+            sooner(if self.overtaken(oldest) { late } else { late.max(ask) });
         }
         if self.starved(config) {
             sooner(self.ask_at());
@@ -313,7 +326,7 @@ impl Sender {
         let late = self.late();
         while self.in_flight > 0 {
             let sent = *self.sent(self.floor);
-            if now.since(sent.at) < late || self.newest <= sent.at {
+            if now.since(sent.at) < late || !self.overtaken(sent.at) {
                 break;
             }
             // something sent after it arrived, and it did not

@@ -1,0 +1,5 @@
+//! Two ends and what lies between them.
+
+mod certificates;
+mod handshake;
+mod vectors;

@@ -1,0 +1,145 @@
+//! Two hosts in namespaces with a link in each of two planes: both carry the same, and one can die.
+#![allow(clippy::unwrap_used)]
+
+mod certificates;
+
+use certificates::hosts;
+use kernel::capabilities::{Feature, missing};
+use kernel::link::{self, End};
+use kernel::netlink::{Batch, Netlink};
+use kernel::netns::{self, Netns};
+use selvedge_endpoint::{Config, Endpoint};
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+const PLANES: u16 = 2;
+
+fn addr(plane: u16, host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, plane, 0, 0, 0, 0, 0, host + 1)
+}
+fn mac(plane: u16, host: u16) -> [u8; 6] {
+    [2, 0, 0, 0, plane as u8, host as u8]
+}
+/// Number of a plane's interface in both namespaces.
+fn index(plane: u16) -> u32 {
+    u32::from(plane) + 2
+}
+
+/// Two namespaces with a veth for each plane.
+fn two_hosts() -> [Netns; 2] {
+    let spaces = [0; 2].map(|_| netns::anonymous().unwrap());
+    let mut nursery = netns::anonymous().unwrap().run(Netlink::route).unwrap().unwrap();
+    for plane in 0..PLANES {
+        let name = format!("plane{plane}");
+        let [a, b] = [0, 1].map(|host: u16| End {
+            netns: spaces[usize::from(host)].as_fd(),
+            name: &name,
+            index: index(plane),
+            mac: mac(plane, host),
+        });
+        let mut batch = Batch::new();
+        link::veth(&mut batch, a, b, 1_500).unwrap();
+        nursery.apply(batch).unwrap();
+    }
+    for host in 0..2u16 {
+        let space = &spaces[usize::from(host)];
+        space
+            .run(|| {
+                let mut batch = Batch::new();
+                for plane in 0..PLANES {
+                    link::set_up(&mut batch, index(plane), true);
+                    link::address(&mut batch, index(plane), addr(plane, host), 64);
+                    link::neighbour(&mut batch, index(plane), addr(plane, 1 - host), mac(plane, 1 - host));
+                }
+                Netlink::route().unwrap().apply(batch).unwrap();
+            })
+            .unwrap();
+    }
+    for space in &spaces {
+        let running = || {
+            let links = link::list(&mut Netlink::route().unwrap()).unwrap();
+            links.iter().filter(|l| l.running).count() == usize::from(PLANES)
+        };
+        while !space.run(running).unwrap() {
+            std::thread::yield_now();
+        }
+    }
+    spaces
+}
+
+/// Bytes each plane's interface has received.
+fn received(space: &Netns) -> [u64; 2] {
+    let text = space.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
+    [0, 1].map(|plane| {
+        let name = format!("plane{plane}:");
+        let line = text.lines().find_map(|l| l.trim().strip_prefix(&name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    })
+}
+
+#[tokio::test]
+async fn both_planes_carry_and_one_can_die() {
+    let lacking = missing(&[Feature::Configure, Feature::Namespaces]);
+    if let Some(feature) = lacking.first() {
+        println!("skipped: it needs {}", feature.need());
+        return;
+    }
+    let spaces = two_hosts();
+    let identities = hosts(["host1", "host2"]);
+    let mut ends = Vec::new();
+    for (host, identity) in identities.into_iter().enumerate() {
+        let addresses = (0..PLANES).map(|plane| addr(plane, host as u16)).collect();
+        let config = Config { addresses, ..Config::default() };
+        let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 7_000, 0, 0);
+        ends.push(spaces[host].run(|| Endpoint::bind(any, identity, config)).unwrap().unwrap());
+    }
+    let to = SocketAddrV6::new(addr(0, 1), 7_000, 0, 0);
+    let (client, server) = tokio::join!(ends[0].connect(to, "host2"), ends[1].accept());
+    let (client, server) = (client.unwrap(), server.unwrap());
+    let message: Vec<u8> = (0..10_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
+
+    let (sent, got) = tokio::join!(client.send(1, message.clone()), server.receive(1));
+    sent.unwrap();
+    assert!(got.unwrap() == message);
+    let [first, second] = received(&spaces[1]);
+    println!("healthy: {first} and {second} bytes");
+    // how evenly is the state machine's affair: it goes on with the paths that answer
+    assert!(first.min(second) > 500_000, "both planes carry");
+
+    // plane 1 dies in the middle of a message
+    let began = Instant::now();
+    let dying = async {
+        while received(&spaces[1])[1] < second + 1_000_000 {
+            tokio::task::yield_now().await;
+        }
+        spaces[1]
+            .run(|| {
+                let mut batch = Batch::new();
+                link::set_up(&mut batch, index(1), false);
+                Netlink::route().unwrap().apply(batch).unwrap();
+            })
+            .unwrap();
+        Instant::now()
+    };
+    let both = async { tokio::join!(client.send(2, message.clone()), server.receive(2), dying) };
+    let Ok((sent, got, died)) = tokio::time::timeout(Duration::from_secs(20), both).await else {
+        panic!("it does not go on: {:?} {:?}", client.counters().await, server.counters().await);
+    };
+    sent.unwrap();
+    assert!(got.unwrap() == message);
+    let c = client.counters().await.unwrap();
+    println!(
+        "with a dead plane: {:?} in all, {:?} of them after it died; {} lost, {} silences, {} probes",
+        began.elapsed(),
+        died.elapsed(),
+        c.machine.lost,
+        c.machine.silences,
+        c.machine.probes
+    );
+    assert!(c.machine.lost > 0);
+    // and it goes on without
+    let (sent, got) = tokio::join!(client.send(3, message.clone()), server.receive(3));
+    sent.unwrap();
+    assert!(got.unwrap() == message);
+}
