@@ -2,11 +2,15 @@
 
 use crate::tls::{Identity, NAME};
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Bytes handed over at once.
 const PIECE: usize = 1 << 20;
+/// Bytes of socket buffers each way; root alone may set them.
+const BUFFER: usize = 8 << 20;
 /// Flow control windows: large enough not to matter on loopback.
 const WINDOW: u32 = 16 << 20;
 
@@ -35,6 +39,9 @@ macro_rules! quic {
             let any: SocketAddr = "[::1]:0".parse()?;
             let open = |server| {
                 let socket = std::net::UdpSocket::bind(any)?;
+                // as large as our own endpoints': with the usual ones what the loopback holds is lost
+                setsockopt(&socket, RcvBufForce, &BUFFER)?;
+                setsockopt(&socket, SndBufForce, &BUFFER)?;
                 let runtime = Arc::new(::$lib::TokioRuntime);
                 ::$lib::Endpoint::new(endpoint.clone(), server, socket, runtime)
             };
