@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: every fuzz target for a while. Corpora also run as plain tests (`fuzz_corpus` in `wire`).
+//! `cargo xtask fuzz`: every fuzz target for a while. Corpora also run as plain tests (`fuzz_corpus` in `wire`), so they
+//! are small and chosen: what a run adds goes to `fuzz/found`, which is nobody's to commit.
 
 use crate::{output, sh};
 
@@ -32,20 +33,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let runs: Vec<_> = group
             .iter()
             .map(|t| {
-                eprintln!("$ cargo +nightly fuzz run {t} -- {limit}");
-                let child = std::process::Command::new("cargo")
-                    .args([
-                        "+nightly",
-                        "fuzz",
-                        "run",
-                        t,
-                        "--",
-                        &limit,
-                        "-verbosity=0",
-                        "-print_final_stats=1",
-                    ])
-                    .current_dir(crate::root())
-                    .spawn();
+                let (found, seeds) = (format!("fuzz/found/{t}"), format!("fuzz/corpus/{t}"));
+                eprintln!("$ cargo +nightly fuzz run {t} {found} {seeds} -- {limit}");
+                let child = std::fs::create_dir_all(crate::root().join(&found)).and_then(|()| {
+                    std::process::Command::new("cargo")
+                        .args([
+                            "+nightly",
+                            "fuzz",
+                            "run",
+                            t,
+                            &found,
+                            &seeds,
+                            "--",
+                            &limit,
+                            "-verbosity=0",
+                            "-print_final_stats=1",
+                        ])
+                        .current_dir(crate::root())
+                        .spawn()
+                });
                 (*t, child)
             })
             .collect();
