@@ -125,8 +125,12 @@ impl Process {
         let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, as the count says, that outlives the call.
         let ready = unsafe { libc::poll(&raw mut poll, 1, timeout_ms as libc::c_int) };
-        reap(self.pid);
-        ready == 1 || !self.alive()
+        let ended = ready == 1 || !self.alive();
+        // after the look, not before: what ends in between would be said to have ended and left unburied
+        if ended {
+            reap(self.pid);
+        }
+        ended
     }
 }
 
@@ -139,8 +143,9 @@ pub fn wait_any(processes: &[Process], timeout_ms: u32) -> Vec<usize> {
         (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
     };
     let ended = |processes: &[Process]| -> Vec<usize> {
-        processes.iter().for_each(|p| reap(p.pid));
-        processes.iter().enumerate().filter(|(_, p)| !p.alive()).map(|(at, _)| at).collect()
+        // looked at first and buried then, as above
+        let gone = processes.iter().enumerate().filter(|(_, p)| !p.alive());
+        gone.inspect(|(_, p)| reap(p.pid)).map(|(at, _)| at).collect()
     };
     // One that has no descriptor is noticed when the time is over.
     let fds: Vec<OwnedFd> = processes.iter().filter_map(open).collect();
