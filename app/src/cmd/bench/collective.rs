@@ -3,6 +3,8 @@
 //! How: all ranks are in this process, over the loopback or on hosts of a lab. The data are small whole numbers, so that
 //! sums are exact, and each rank's result is compared with what it has to be. So a path that dies in the middle
 //! (`selvedge lab fault`) shows in the time, and must not show in the result.
+//!
+//! Absent on purpose: ranks in processes of their own, and other libraries to compare with.
 
 use super::ends;
 use crate::out;

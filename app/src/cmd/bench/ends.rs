@@ -1,6 +1,7 @@
 //! Endpoints in this process, over the loopback or on hosts of a lab, with certificates made for this run.
 //!
 //! How: a socket belongs to the network namespace it was opened in, so one process can hold the ends of many hosts.
+//! Absent on purpose: ends on other machines.
 
 use anyhow::Context;
 use endpoint::{Config, Connection, Endpoint, Identity, Member};

@@ -3,6 +3,8 @@
 //! How: one message at a time goes to the other end and comes back. The peer is two threads with blocking UDP sockets,
 //! which is the least the kernel asks for: no protocol, no cipher. Rounds of both alternate, so that whatever else the
 //! machine does meets both.
+//!
+//! Absent on purpose: bulk traffic beside it, and TCP.
 
 use super::ends::{self, Pair};
 use crate::out;

@@ -3,6 +3,8 @@
 //! How: both endpoints are in this process and talk over the loopback, with certificates made for this run. The
 //! processor time is the whole process's, the kernel's share included: both ends, cipher, copies and the protocol. So
 //! another busy program changes the seconds and hardly the gigabits a CPU-second.
+//!
+//! Absent on purpose: other transports, which `cargo xtask bench transport` measures beside this.
 
 use super::ends::{self, Pair};
 use crate::out;
