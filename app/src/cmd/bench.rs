@@ -1,6 +1,7 @@
 //! `selvedge bench`: what this machine can do.
 
 mod collective;
+mod connections;
 mod ends;
 mod latency;
 mod probe;
@@ -14,6 +15,7 @@ const EXAMPLES: &str = "Examples:
   selvedge bench probe --seconds 10 --json
   selvedge bench transfer --packet-bytes 8948
   selvedge bench latency
+  selvedge bench connections --count 10000
   selvedge bench transfer --between host0 host9            in a lab, over all its planes
   selvedge bench collective --what all-to-all --ranks 16";
 
@@ -32,6 +34,8 @@ enum What {
     Transfer(transfer::Args),
     /// Microseconds of a small message of the transport, beside plain UDP
     Latency(latency::Args),
+    /// Memory and processor time of thousands of connections
+    Connections(connections::Args),
     /// All-reduce and its like among many ranks, every result checked
     Collective(collective::Args),
 }
@@ -41,6 +45,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Probe(args) => probe::run(args),
         What::Transfer(args) => transfer::run(args),
         What::Latency(args) => latency::run(args),
+        What::Connections(args) => connections::run(args),
         What::Collective(args) => collective::run(args),
     }
 }

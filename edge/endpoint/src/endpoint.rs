@@ -1,30 +1,26 @@
 //! The facade: an [`Endpoint`] on a socket, [`Connection`]s to other hosts, messages and regions.
 //!
-//! How: a thread of its own drives everything ([`crate::engine`]); what is asked here goes to it through a bounded
-//! queue, and the answer comes back to whoever awaits it, on tokio or any other executor.
+//! How: what is asked is done at once by who asks, or by whoever drives the endpoint at the moment ([`crate::driver`]);
+//! the answer comes back to whoever awaits it, on tokio or any other executor. Who blocks instead of awaiting drives the
+//! endpoint itself while it waits, so that no other thread stands between a packet and the caller.
 //!
 //! Invariants: a connection that is dropped is closed; an endpoint that is dropped ends its thread, and everybody who
 //! waits is told.
 //! Absent on purpose: streams. Messages are whole, and of any order.
 
 use crate::config::Config;
+use crate::driver::{PATIENCE, Shared};
 use crate::engine::{DoorCounters, Engine};
 use crate::error::EndpointError;
 use crate::identity::Identity;
 use crate::slot::{ConnectionCounters, Reply, Slot, Written, answer};
-use kernel::poll::Waker;
 use kernel::udp::{Offered, UdpOptions, UdpSocket};
 use ring::rand::{SecureRandom, SystemRandom};
-use std::collections::VecDeque;
 use std::net::SocketAddrV6;
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use std::sync::Arc;
 use wire::Nanos;
 use wire::transport::protection::Cipher;
 use wire::transport::{ConnectionId, RegionId, Target};
-
-/// Wishes that wait for the thread.
-const COMMANDS_MAX: usize = 65_536;
 
 /// What an endpoint counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +84,15 @@ pub(crate) enum Wish {
 }
 
 impl Wish {
-    pub fn apply(self, now: Nanos, slot: &mut Slot) {
+    /// Carries it out. True where the state machine may have something to say now.
+    pub fn apply(self, now: Nanos, slot: &mut Slot) -> bool {
+        if let Wish::Receive { tag, reply } = self {
+            slot.receive(tag, reply);
+            return false;
+        }
         match self {
+            Wish::Receive { .. } => {}
             Wish::Send { target, bytes, reply } => slot.send(now, target, bytes, reply),
-            Wish::Receive { tag, reply } => slot.receive(tag, reply),
             Wish::Register { region, bytes, reply } => answer(reply, slot.register(region, bytes)),
             Wish::Unregister { region, reply } => answer(reply, slot.unregister(region)),
             Wish::Watch { reply } => slot.watch(reply),
@@ -100,6 +101,7 @@ impl Wish {
             Wish::Close { reply } => slot.close(reply),
             Wish::Abandon => slot.abort(),
         }
+        true
     }
 
     pub fn refuse(self, error: EndpointError) {
@@ -116,7 +118,7 @@ impl Wish {
     }
 }
 
-/// What the thread is asked.
+/// What the engine is asked.
 pub(crate) enum Command {
     Connect { to: SocketAddrV6, peer: String, reply: Reply<Connected> },
     Accept { reply: Reply<Connected> },
@@ -126,6 +128,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Does it end something?
+    pub fn ends(&self) -> bool {
+        matches!(self, Command::Stop | Command::Of { wish: Wish::Abandon, .. })
+    }
+
     pub fn refuse(self) {
         match self {
             Command::Connect { reply, .. } | Command::Accept { reply } => {
@@ -135,49 +142,6 @@ impl Command {
             Command::Of { wish, .. } => wish.refuse(EndpointError::Ended),
             Command::Stop => {}
         }
-    }
-}
-
-/// What handles and thread share.
-pub(crate) struct Shared {
-    commands: Mutex<(VecDeque<Command>, bool)>,
-    pub waker: Waker,
-}
-
-impl Shared {
-    /// What was asked since the last time.
-    pub fn take(&self) -> VecDeque<Command> {
-        std::mem::take(&mut self.commands.lock().unwrap_or_else(PoisonError::into_inner).0)
-    }
-
-    /// The thread takes no more.
-    pub fn end(&self) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
-    }
-
-    fn ask(&self, command: Command) {
-        let refused = {
-            let mut guard = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-            let (queue, ended) = &mut *guard;
-            // what ends something is always taken
-            let ends = matches!(command, Command::Stop | Command::Of { wish: Wish::Abandon, .. });
-            if *ended || (queue.len() >= COMMANDS_MAX && !ends) {
-                Some(command)
-            } else {
-                queue.push_back(command);
-                None
-            }
-        };
-        match refused {
-            Some(command) => command.refuse(),
-            None => self.waker.wake(),
-        }
-    }
-
-    async fn request<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EndpointError> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(command(reply));
-        answer.await.unwrap_or(Err(EndpointError::Ended))
     }
 }
 
@@ -208,11 +172,12 @@ impl Endpoint {
         let socket = UdpSocket::bind(addr, options)?;
         socket.use_everything();
         let local = SocketAddrV6::new(*addr.ip(), socket.port()?, 0, addr.scope_id());
-        let shared = Arc::new(Shared { commands: Mutex::default(), waker: Waker::new()? });
-        let engine = Engine::new(socket, shared.clone(), identity, config);
+        socket.set_patience(PATIENCE)?;
+        let shared = Arc::new(Shared::new(Engine::new(socket, identity, config))?);
+        let tended = shared.clone();
         let thread = std::thread::Builder::new()
             .name("selvedge-endpoint".to_owned())
-            .spawn(move || engine.run())
+            .spawn(move || tended.tend())
             .map_err(|e| EndpointError::Thread { errno: e.into() })?;
         Ok(Endpoint { shared, thread: Some(thread), local })
     }
@@ -280,6 +245,29 @@ impl Connection {
     async fn wish<T>(&self, wish: impl FnOnce(Reply<T>) -> Wish) -> Result<T, EndpointError> {
         let connection = self.connected.connection;
         self.shared.request(|reply| Command::Of { connection, wish: wish(reply) }).await
+    }
+
+    fn block<T>(&self, wish: impl FnOnce(Reply<T>) -> Wish) -> Result<T, EndpointError> {
+        let connection = self.connected.connection;
+        self.shared.block(|reply| Command::Of { connection, wish: wish(reply) })
+    }
+
+    /// Sends a message of at least one byte to whoever receives with this tag, and waits for nothing: it arrives unless
+    /// the connection ends before ([`Connection::close`] waits for it, dropping does not). What is refused at once is said.
+    pub fn post(&self, tag: u64, bytes: Vec<u8>) -> Result<(), EndpointError> {
+        let connection = self.connected.connection;
+        self.shared.with(|engine, now| engine.post(now, connection, Target::Tagged { tag }, bytes))?
+    }
+
+    /// [`Connection::send`] for threads that block. Meanwhile this thread drives the endpoint, if no other one does.
+    pub fn send_blocking(&self, tag: u64, bytes: Vec<u8>) -> Result<(), EndpointError> {
+        self.block(|reply| Wish::Send { target: Target::Tagged { tag }, bytes, reply })
+    }
+
+    /// [`Connection::receive`] for threads that block; likewise. With [`Connection::post`] it is the fastest way to talk:
+    /// no other thread stands between a packet and the caller.
+    pub fn receive_blocking(&self, tag: u64) -> Result<Vec<u8>, EndpointError> {
+        self.block(|reply| Wish::Receive { tag, reply })
     }
 
     /// Sends a message of at least one byte to whoever receives with this tag. Done when the peer has all of it.

@@ -1,7 +1,7 @@
-//! The thread of an endpoint: one socket, all connections, one clock.
+//! The engine of an endpoint: one socket, all connections, one clock.
 //!
-//! How: take in what has arrived, look at what is due, grant, send; then sleep until a packet, a wish of the application
-//! or a time. Datagrams are opened where the kernel put them and sealed where it takes them from. Sending goes round the
+//! How: whoever drives it ([`crate::driver`]) lets it take in what has arrived or carries out a wish, and then has it look
+//! at what is due, grant, and send. Datagrams are opened where the kernel put them and sealed where it takes them from. Sending goes round the
 //! connections a burst at a time, control packets before data. Grants are given a slice of time ahead, so that nobody
 //! wakes up for one or two packets.
 //!
@@ -13,28 +13,25 @@ mod opening;
 
 use crate::config::Config;
 use crate::door::Door;
-use crate::endpoint::{Command, Connected, Counters, Shared};
+use crate::endpoint::{Command, Connected, Counters};
 use crate::error::EndpointError;
 use crate::handshake::Handshake;
 use crate::identity::Identity;
 use crate::slot::{Reply, Slot, answer};
-use kernel::poll::readable;
 use kernel::process::monotonic_ns;
 use kernel::udp::{Outgoing, Received, Route, UdpSocket};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddrV6;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 use transport::Pacer;
 use wire::Nanos;
 use wire::transport::hello::{Retry, Stranger};
 use wire::transport::packet::{HEADER_BYTES, Kind};
-use wire::transport::{CloseReason, ConnectionId, Packet, Seen};
+use wire::transport::{CloseReason, ConnectionId, Packet, Seen, Target};
 
 /// Messages of up to 64 KiB taken in by one system call: few, so that they stay in the processor's cache.
-const RECEIVE_BATCH: usize = 16;
+pub(crate) const RECEIVE_BATCH: usize = 16;
 /// Receives before something is sent.
 const RECEIVES_MAX: usize = 4;
 /// Bytes gathered for one system call.
@@ -44,7 +41,7 @@ const SEND_PACKETS: usize = 64;
 /// Grants are given so far ahead: shorter sleeps cost more than they are worth.
 const GRANT_AHEAD: Nanos = Nanos(100_000);
 /// How long to wait where the kernel takes no more.
-const BLOCKED: Duration = Duration::from_micros(50);
+const BLOCKED: Nanos = Nanos(50_000);
 /// A closed connection still answers for so long.
 const LINGER: Nanos = Nanos::from_millis(1_000);
 /// Connections that were let in and wait for somebody to accept them.
@@ -66,14 +63,25 @@ enum Entry {
     Open(Box<Slot>),
 }
 
+/// How a turn ended.
+pub(crate) struct Step {
+    /// There is more to do at once.
+    pub again: bool,
+    /// When there is something to do.
+    pub due: Option<Nanos>,
+}
+
 pub(crate) struct Engine {
-    socket: UdpSocket,
-    shared: Arc<Shared>,
+    socket: Arc<UdpSocket>,
     identity: Identity,
     config: Config,
     random: SystemRandom,
     door: Door,
     initiating: BTreeMap<u64, Initiating>,
+    /// A handshake may have something to say.
+    stirred: bool,
+    /// When a handshake wants to be looked at.
+    handshakes_due: Option<Nanos>,
     slots: Vec<Entry>,
     free: Vec<u16>,
     pacer: Pacer,
@@ -87,24 +95,27 @@ pub(crate) struct Engine {
     counters: Counters,
     /// "I know no such connection" looked into in this turn.
     strangers: usize,
+    /// More waits in the socket than was taken in.
+    more: bool,
     /// Makes flow labels for what belongs to no connection.
     turn: u32,
     stopped: bool,
 }
 
 impl Engine {
-    pub fn new(socket: UdpSocket, shared: Arc<Shared>, identity: Identity, config: Config) -> Self {
+    pub fn new(socket: UdpSocket, identity: Identity, config: Config) -> Self {
         let random = SystemRandom::new();
         let door = Door::new(identity.clone(), config.timing, config.handshakes_max, bytes(&random));
         let pacer = Pacer::new(&config.machine(config.datagram_bytes_max, config.transport.evs));
         Self {
-            socket,
-            shared,
+            socket: Arc::new(socket),
             identity,
             config,
             random,
             door,
             initiating: BTreeMap::new(),
+            stirred: false,
+            handshakes_due: None,
             slots: Vec::new(),
             free: Vec::new(),
             pacer,
@@ -117,46 +128,36 @@ impl Engine {
             sink: Vec::new(),
             counters: Counters::default(),
             strangers: 0,
+            more: false,
             turn: 0,
             stopped: false,
         }
     }
 
-    /// Runs until it is told to stop.
-    pub fn run(mut self) {
-        let mut received = Received::with(RECEIVE_BATCH, 65_535);
-        loop {
-            let now = now();
-            self.obey(now);
-            if self.stopped {
-                break;
-            }
-            let more = self.input(now, &mut received);
-            self.timeouts(now);
-            self.settle(now);
-            self.grant(now);
-            let blocked = self.output(now);
-            if more || (!blocked && !self.active.is_empty()) {
-                continue;
-            }
-            // with nothing due it sleeps until it is woken
-            let due = self.next_timeout().map(|at| Duration::from_nanos(at.since(crate::engine::now()).0));
-            let wait = if blocked { Some(due.unwrap_or(BLOCKED).min(BLOCKED)) } else { due };
-            match readable(&[self.socket.as_fd(), self.shared.waker.as_fd()], wait) {
-                Ok(bits) if bits & 2 != 0 => self.shared.waker.clear(),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, "an endpoint cannot wait for its socket");
-                    break;
-                }
-            }
-        }
-        self.farewell();
+    /// The socket, to wait for.
+    pub fn socket(&self) -> Arc<UdpSocket> {
+        self.socket.clone()
+    }
+
+    /// Is it told to stop?
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Does what is due and sends what there is to send.
+    pub fn flush(&mut self, now: Nanos) -> Step {
+        self.timeouts(now);
+        self.settle(now);
+        self.grant(now);
+        let blocked = self.output(now);
+        let again = std::mem::take(&mut self.more) || (!blocked && (self.stirred || !self.active.is_empty()));
+        let due = self.next_timeout();
+        let due = if blocked { Some(due.map_or(now + BLOCKED, |at| at.min(now + BLOCKED))) } else { due };
+        Step { again, due }
     }
 
     /// Everybody who waits is told that it is over.
-    fn farewell(mut self) {
-        self.shared.end();
+    pub fn farewell(mut self) {
         let now = now();
         for i in 0..self.slots.len() {
             if let Some(Entry::Open(slot)) = self.slots.get_mut(i) {
@@ -167,9 +168,6 @@ impl Engine {
         }
         // the kernel may take them or not: nobody is left to try again
         let _ = self.socket.send(&mut self.out);
-        for command in self.shared.take() {
-            command.refuse();
-        }
     }
 
     fn slot(&mut self, id: ConnectionId) -> Option<&mut Slot> {
@@ -181,70 +179,86 @@ impl Engine {
 
     // ---- the application
 
-    fn obey(&mut self, now: Nanos) {
-        for command in self.shared.take() {
-            match command {
-                Command::Connect { to, peer, reply } => self.connect(now, to, &peer, reply),
-                Command::Accept { reply } => {
-                    self.accepters.push_back(reply);
-                    self.hand_out();
-                }
-                Command::Counters { reply } => {
-                    let counters = Counters {
-                        door: *self.door.counters(),
-                        offered: self.socket.offered(),
-                        ..self.counters
-                    };
-                    answer(reply, Ok(counters));
-                }
-                Command::Stop => self.stopped = true,
-                Command::Of { connection, wish } => {
-                    let Some(slot) = self.slot(connection) else {
-                        wish.refuse(EndpointError::Closed { reason: CloseReason::Done });
-                        continue;
-                    };
-                    wish.apply(now, slot);
-                    self.touched.push(index_of(connection));
-                }
+    /// Carries out a wish.
+    pub fn obey(&mut self, now: Nanos, command: Command) {
+        match command {
+            Command::Connect { to, peer, reply } => self.connect(now, to, &peer, reply),
+            Command::Accept { reply } => {
+                self.accepters.push_back(reply);
+                self.hand_out();
             }
+            Command::Counters { reply } => {
+                let counters =
+                    Counters { door: *self.door.counters(), offered: self.socket.offered(), ..self.counters };
+                answer(reply, Ok(counters));
+            }
+            Command::Stop => self.stopped = true,
+            Command::Of { connection, wish } => match self.slot(connection) {
+                None => wish.refuse(EndpointError::Closed { reason: CloseReason::Done }),
+                Some(slot) => {
+                    if wish.apply(now, slot) {
+                        self.touched.push(index_of(connection));
+                    }
+                }
+            },
         }
+    }
+
+    /// Takes a message for sending that nobody waits for.
+    pub fn post(
+        &mut self,
+        now: Nanos,
+        connection: ConnectionId,
+        target: Target,
+        bytes: Vec<u8>,
+    ) -> Result<(), EndpointError> {
+        let Some(slot) = self.slot(connection) else {
+            return Err(EndpointError::Closed { reason: CloseReason::Done });
+        };
+        slot.post(now, target, bytes)?;
+        self.touched.push(index_of(connection));
+        Ok(())
     }
 
     // ---- the network
 
-    /// Takes in what waits. True where more may wait.
-    fn input(&mut self, now: Nanos, received: &mut Received) -> bool {
-        let mut strangers = Vec::new();
-        self.strangers = 0;
+    /// Reads the socket and takes in what waits.
+    pub fn input(&mut self, now: Nanos, received: &mut Received) {
         for _ in 0..RECEIVES_MAX {
             let messages = match self.socket.receive(received) {
-                Ok(0) => return false,
+                Ok(0) => return,
                 Ok(n) => n,
                 Err(error) => {
                     tracing::error!(%error, "an endpoint cannot read its socket");
-                    return false;
+                    return;
                 }
             };
-            for (d, datagram) in received.iter_mut() {
-                self.counters.datagrams += 1;
-                if d.truncated {
-                    self.counters.rejected += 1;
-                    continue;
-                }
-                let from =
-                    SocketAddrV6::new(d.from, d.port, 0, if link_local(d.from) { d.ifindex } else { 0 });
-                // congestion experienced (RFC 3168, section 5)
-                let seen = Seen { marked: d.traffic_class & 3 == 3, trimmed: false };
-                self.datagram(now, from, datagram, seen, &mut strangers);
-            }
-            for (from, stranger) in strangers.drain(..) {
-                self.out.push(plain(from, &mut self.turn), |buf| stranger.write(buf));
-            }
+            self.take_in(now, received);
             if messages < RECEIVE_BATCH {
-                return false;
+                return;
             }
         }
-        true
+        self.more = true;
+    }
+
+    /// Takes in what was received.
+    pub fn take_in(&mut self, now: Nanos, received: &mut Received) {
+        let mut strangers = Vec::new();
+        self.strangers = 0;
+        for (d, datagram) in received.iter_mut() {
+            self.counters.datagrams += 1;
+            if d.truncated {
+                self.counters.rejected += 1;
+                continue;
+            }
+            let from = SocketAddrV6::new(d.from, d.port, 0, if link_local(d.from) { d.ifindex } else { 0 });
+            // congestion experienced (RFC 3168, section 5)
+            let seen = Seen { marked: d.traffic_class & 3 == 3, trimmed: false };
+            self.datagram(now, from, datagram, seen, &mut strangers);
+        }
+        for (from, stranger) in strangers.drain(..) {
+            self.out.push(plain(from, &mut self.turn), |buf| stranger.write(buf));
+        }
     }
 
     fn datagram(
@@ -256,8 +270,12 @@ impl Engine {
         strangers: &mut Vec<(SocketAddrV6, Stranger)>,
     ) {
         match Kind::of(datagram) {
-            Ok(Kind::Hello) => self.hello(now, from, datagram),
+            Ok(Kind::Hello) => {
+                self.stirred = true;
+                self.hello(now, from, datagram);
+            }
             Ok(Kind::Retry) => {
+                self.stirred = true;
                 let id = Retry::read(datagram).map(|r| r.id);
                 let taken = id.ok().and_then(|id| self.initiating.get_mut(&id)).filter(|i| i.to == from);
                 match taken.map(|i| i.handshake.handle_input(now, datagram)) {
@@ -315,18 +333,21 @@ impl Engine {
     // ---- time
 
     fn timeouts(&mut self, now: Nanos) {
-        self.door.handle_timeout(now);
-        self.listen();
-        let due: Vec<u64> = self
-            .initiating
-            .iter_mut()
-            .filter(|(_, i)| i.handshake.next_timeout().is_some_and(|at| at <= now))
-            .map(|(id, i)| {
-                i.handshake.handle_timeout(now);
-                *id
-            })
-            .collect();
-        due.into_iter().for_each(|id| self.look_at(id));
+        if self.stirred || self.handshakes_due.is_some_and(|at| at <= now) {
+            self.stirred = true;
+            self.door.handle_timeout(now);
+            self.listen();
+            let due: Vec<u64> = self
+                .initiating
+                .iter_mut()
+                .filter(|(_, i)| i.handshake.next_timeout().is_some_and(|at| at <= now))
+                .map(|(id, i)| {
+                    i.handshake.handle_timeout(now);
+                    *id
+                })
+                .collect();
+            due.into_iter().for_each(|id| self.look_at(id));
+        }
         while let Some(&(at, index)) = self.timers.first() {
             if at > now {
                 break;
@@ -399,11 +420,10 @@ impl Engine {
     }
 
     fn next_timeout(&self) -> Option<Nanos> {
-        let initiating = self.initiating.values().filter_map(|i| i.handshake.next_timeout()).min();
         // grants are ahead by a slice, so there is no hurry before half of it is over
         let grants = self.pacer.next_timeout().map(|at| Nanos(at.0.saturating_sub(GRANT_AHEAD.0 / 2)));
         let timers = self.timers.first().map(|t| t.0);
-        [initiating, grants, timers, self.door.next_timeout()].into_iter().flatten().min()
+        [self.handshakes_due, grants, timers].into_iter().flatten().min()
     }
 
     // ---- out
@@ -413,16 +433,8 @@ impl Engine {
         if self.out.left() == 0 {
             self.out.clear();
         }
-        while self.out.len() < SEND_PACKETS {
-            let Some(to) = self.door.poll_output(self.out.buffer()) else { break };
-            let end = self.out.buffer().len();
-            self.out.close(plain(to, &mut self.turn), 0, end);
-        }
-        for i in self.initiating.values_mut() {
-            while self.out.len() < SEND_PACKETS && i.handshake.poll_output(self.out.buffer()) {
-                let end = self.out.buffer().len();
-                self.out.close(plain(i.to, &mut self.turn), 0, end);
-            }
+        if self.stirred {
+            self.talk();
         }
         // news first, of all; then data, a burst each, in turns
         for i in 0..self.active.len() {
@@ -435,15 +447,41 @@ impl Engine {
             let Some(index) = self.active.pop_front() else { break };
             let Some(Entry::Open(slot)) = self.slots.get_mut(usize::from(index)) else { continue };
             if slot.poll_data(now, &mut self.sink, &mut self.out) {
+                // news that waited for company
+                while self.out.len() < SEND_PACKETS * 2
+                    && slot.poll_control(now, &mut self.sink, &mut self.out)
+                {}
                 self.active.push_back(index);
             } else {
                 self.stand_down(now, index);
             }
         }
+        if self.out.left() == 0 {
+            return false;
+        }
         let sent = self.socket.send(&mut self.out);
         self.counters.bursts += sent.as_ref().map_or(0, |n| *n as u64);
         self.counters.refused += self.out.refused() as u64;
         self.out.left() > 0
+    }
+
+    /// What handshakes say.
+    fn talk(&mut self) {
+        while self.out.len() < SEND_PACKETS {
+            let Some(to) = self.door.poll_output(self.out.buffer()) else { break };
+            let end = self.out.buffer().len();
+            self.out.close(plain(to, &mut self.turn), 0, end);
+        }
+        for i in self.initiating.values_mut() {
+            while self.out.len() < SEND_PACKETS && i.handshake.poll_output(self.out.buffer()) {
+                let end = self.out.buffer().len();
+                self.out.close(plain(i.to, &mut self.turn), 0, end);
+            }
+        }
+        // where there was no room for all of it, there is more to say
+        self.stirred = self.out.len() >= SEND_PACKETS;
+        let initiating = self.initiating.values().filter_map(|i| i.handshake.next_timeout());
+        self.handshakes_due = initiating.chain(self.door.next_timeout()).min();
     }
 
     /// Nothing to send now: when to look again.
@@ -476,7 +514,7 @@ const fn index_of(id: ConnectionId) -> u16 {
     id.0 as u16
 }
 
-fn now() -> Nanos {
+pub(crate) fn now() -> Nanos {
     Nanos(monotonic_ns())
 }
 

@@ -28,6 +28,7 @@ mod cipher;
 mod config;
 mod cookie;
 mod door;
+mod driver;
 mod endpoint;
 mod engine;
 mod error;

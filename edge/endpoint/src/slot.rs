@@ -175,23 +175,47 @@ impl Slot {
     // ---- what the application wants
 
     pub fn send(&mut self, now: Nanos, target: Target, bytes: Vec<u8>, reply: Reply<()>) {
+        match self.may_send() {
+            Err(error) => answer(reply, Err(error)),
+            Ok(()) => {
+                self.pending.push_back((target, Sending { bytes, reply: Some(reply) }));
+                self.begin(now);
+            }
+        }
+    }
+
+    /// Sends what nobody waits for.
+    pub fn post(&mut self, now: Nanos, target: Target, bytes: Vec<u8>) -> Result<(), EndpointError> {
+        self.may_send()?;
+        // nobody can be told later
+        self.machine.check(bytes.len() as u64).map_err(EndpointError::Refused)?;
+        self.pending.push_back((target, Sending { bytes, reply: None }));
+        self.begin(now);
+        Ok(())
+    }
+
+    fn may_send(&self) -> Result<(), EndpointError> {
         if let Some(reason) = self.closed {
-            return answer(reply, Err(EndpointError::Closed { reason }));
+            return Err(EndpointError::Closed { reason });
         }
         if self.closing.is_some() {
-            return answer(reply, Err(EndpointError::Closed { reason: CloseReason::Done }));
+            return Err(EndpointError::Closed { reason: CloseReason::Done });
         }
         if self.pending.len() >= self.send_messages_max {
-            return answer(reply, Err(EndpointError::TooManyMessages { open: self.pending.len() }));
+            return Err(EndpointError::TooManyMessages { open: self.pending.len() });
         }
-        self.pending.push_back((target, Sending { bytes, reply: Some(reply) }));
-        self.begin(now);
+        Ok(())
     }
 
     /// Gives the state machine what it takes.
     fn begin(&mut self, now: Nanos) {
         while let Some((target, sending)) = self.pending.pop_front() {
-            match self.machine.send(now, target, sending.bytes.len() as u64) {
+            let bytes = sending.bytes.len() as u64;
+            let taken = match sending.reply {
+                Some(_) => self.machine.send(now, target, bytes),
+                None => self.machine.post(now, target, bytes),
+            };
+            match taken {
                 Ok(MessageId(id)) => drop(self.sending.insert(id, sending)),
                 Err(transport::Refused::Full { .. }) => {
                     self.pending.push_front((target, sending));
@@ -301,6 +325,10 @@ impl Slot {
                 if !begun && matches!(d.target, Target::Tagged { .. }) {
                     // room for it was found just now; a message that began otherwise gets none
                     self.held += d.message_bytes;
+                    if d.message_bytes == payload.len() as u64 {
+                        self.incoming.insert(d.message.0, payload.to_vec());
+                        return;
+                    }
                     self.incoming.insert(d.message.0, vec![0; usize::try_from(d.message_bytes).unwrap_or(0)]);
                 }
                 place(&mut self.incoming, &mut self.regions, &d, offset, payload);

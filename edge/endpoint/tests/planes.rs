@@ -122,12 +122,14 @@ async fn both_planes_carry_and_one_can_die() {
             .unwrap();
         Instant::now()
     };
-    let both = async { tokio::join!(client.send(2, message.clone()), server.receive(2), dying) };
+    // long enough that it is not over before the plane is seen to be
+    let long = message.repeat(3);
+    let both = async { tokio::join!(client.send(2, long.clone()), server.receive(2), dying) };
     let Ok((sent, got, died)) = tokio::time::timeout(Duration::from_secs(20), both).await else {
         panic!("it does not go on: {:?} {:?}", client.counters().await, server.counters().await);
     };
     sent.unwrap();
-    assert!(got.unwrap() == message);
+    assert!(got.unwrap() == long);
     let c = client.counters().await.unwrap();
     println!(
         "with a dead plane: {:?} in all, {:?} of them after it died; {} lost, {} silences, {} probes",

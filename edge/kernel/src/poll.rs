@@ -11,11 +11,9 @@ pub const WAIT_MAX: usize = 64;
 /// Waits until one of at most [`WAIT_MAX`] descriptors can be read, or the time is over. Bit `i` of the result says that
 /// `fds[i]` can be read (or has an error to be read). A signal ends the wait early with no bit set.
 pub fn readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Result<u64> {
-    let mut polled: Vec<libc::pollfd> = fds
-        .iter()
-        .take(WAIT_MAX)
-        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
-        .collect();
+    let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; WAIT_MAX];
+    polled.iter_mut().zip(fds).for_each(|(p, fd)| p.fd = fd.as_raw_fd());
+    let polled = polled.get_mut(..fds.len().min(WAIT_MAX)).unwrap_or_default();
     let time = timeout.map(|t| libc::timespec {
         tv_sec: t.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: t.subsec_nanos().into(),

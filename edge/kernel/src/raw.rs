@@ -18,7 +18,7 @@ pub struct RawSocket(OwnedFd, Has);
 impl RawSocket {
     /// A socket in the network namespace of this thread.
     pub fn open() -> Result<RawSocket> {
-        let fd = socket("socket(IPPROTO_RAW)", libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+        let fd = socket("socket(IPPROTO_RAW)", libc::SOCK_RAW | libc::SOCK_NONBLOCK, libc::IPPROTO_RAW)?;
         buffers(fd.as_fd(), 0, 4 << 20)?;
         Ok(RawSocket(fd, Has::new()))
     }
@@ -40,7 +40,7 @@ pub struct TimeExceededSocket(OwnedFd, Has);
 impl TimeExceededSocket {
     /// A socket in the network namespace of this thread.
     pub fn open() -> Result<TimeExceededSocket> {
-        let fd = socket("socket(ICMPV6)", libc::SOCK_RAW, libc::IPPROTO_ICMPV6)?;
+        let fd = socket("socket(ICMPV6)", libc::SOCK_RAW | libc::SOCK_NONBLOCK, libc::IPPROTO_ICMPV6)?;
         // a bit set blocks the type (RFC 3542, section 3.2); 3 is time exceeded
         let mut filter = [u32::MAX; 8];
         filter[0] &= !(1 << 3);
@@ -50,7 +50,7 @@ impl TimeExceededSocket {
     }
     /// Takes in what is waiting, each from its ICMPv6 header on.
     pub fn receive(&self, batch: &mut Received) -> Result<usize> {
-        batch.fill(self.0.as_fd(), &self.1)
+        batch.fill(self.0.as_fd(), &self.1, crate::udp::BATCH, false)
     }
 }
 

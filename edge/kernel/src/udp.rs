@@ -6,7 +6,7 @@
 //!
 //! Kernels lack some of it: [`UdpSocket::offered`] says what there is, and whatever is missing is done without it.
 //!
-//! Invariants: nothing blocks; a packet longer than its buffer is marked, not silently cut.
+//! Invariants: nothing blocks but [`UdpSocket::wait`]; a packet longer than its buffer is marked, not silently cut.
 //! Absent on purpose: transmit time stamps. Reading them back costs a system call a packet.
 
 mod outgoing;
@@ -22,6 +22,7 @@ use crate::error::check;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 /// Packets moved by one system call.
 pub const BATCH: usize = 64;
@@ -65,11 +66,10 @@ pub(crate) fn set<T>(fd: BorrowedFd<'_>, call: &'static str, level: i32, name: i
     check(call, done).map(drop)
 }
 
-/// A new socket in the network namespace of this thread, not blocking, closed on exec.
+/// A new socket in the network namespace of this thread, closed on exec.
 pub(crate) fn socket(call: &'static str, kind: i32, protocol: i32) -> Result<OwnedFd> {
     // SAFETY: socket takes plain numbers only.
-    let fd =
-        unsafe { libc::socket(libc::AF_INET6, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, protocol) };
+    let fd = unsafe { libc::socket(libc::AF_INET6, kind | libc::SOCK_CLOEXEC, protocol) };
     check(call, fd)?;
     // SAFETY: the descriptor was just made and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -187,6 +187,7 @@ impl UdpSocket {
     /// A socket bound to an address, in the network namespace of this thread. Ports below 1,024 need
     /// CAP_NET_BIND_SERVICE.
     pub fn bind(addr: SocketAddrV6, options: UdpOptions) -> Result<UdpSocket> {
+        // every call says itself whether it may wait
         let fd = socket("socket(UDP)", libc::SOCK_DGRAM, 0)?;
         set(fd.as_fd(), "setsockopt(IPV6_V6ONLY)", libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1i32)?;
         buffers(fd.as_fd(), options.receive_bytes, options.send_bytes)?;
@@ -249,7 +250,24 @@ impl UdpSocket {
 
     /// Takes in what is waiting, at most [`BATCH`] packets. How many; 0 where nothing waits.
     pub fn receive(&self, batch: &mut Received) -> Result<usize> {
-        batch.fill(self.fd.as_fd(), &self.has)
+        batch.fill(self.fd.as_fd(), &self.has, BATCH, false)
+    }
+
+    /// How long [`UdpSocket::wait`] waits at most. The kernel rounds it up to its ticks of 1 to 10 ms. Without it, without
+    /// end.
+    pub fn set_patience(&self, patience: Duration) -> Result<()> {
+        let time = libc::timeval {
+            tv_sec: patience.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_usec: patience.subsec_micros().max(1).into(),
+        };
+        set(self.fd.as_fd(), "setsockopt(SO_RCVTIMEO)", libc::SOL_SOCKET, libc::SO_RCVTIMEO, &time)
+    }
+
+    /// Waits for a packet and takes it in, and up to `most` where more are there. How many; 0 where patience was over or a
+    /// signal came. One system call less than waiting in [`readable`](crate::poll::readable) first, but nothing else can
+    /// end it.
+    pub fn wait(&self, batch: &mut Received, most: usize) -> Result<usize> {
+        batch.fill(self.fd.as_fd(), &self.has, most, true)
     }
 
     /// Sends as many of the batch as the kernel takes, from where the last send of it stopped. How many that were.

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::event::{Counters, Event, Outcome, Reason, Refused};
 use crate::paths::PathState;
 use crate::receive::Receiver;
-use crate::send::Sender;
+use crate::send::{Sender, check};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -52,12 +52,27 @@ impl Connection {
     /// Takes a message of `bytes` bytes for sending; the payload stays with the caller, who is asked for it chunk by
     /// chunk by what [`Connection::poll_output`] gives, and must keep it until [`Event::Sent`].
     pub fn send(&mut self, now: Nanos, target: Target, bytes: u64) -> Result<MessageId, Refused> {
+        self.take(now, target, bytes, false)
+    }
+
+    /// Like [`Connection::send`] where nobody waits for [`Event::Sent`]: if it fits one packet, its ACK may come with the
+    /// answer, or after half a round trip.
+    pub fn post(&mut self, now: Nanos, target: Target, bytes: u64) -> Result<MessageId, Refused> {
+        self.take(now, target, bytes, true)
+    }
+
+    fn take(&mut self, now: Nanos, target: Target, bytes: u64, patient: bool) -> Result<MessageId, Refused> {
         if self.closed || self.closing.is_some() {
             return Err(Refused::Closed);
         }
         let (config, random) = (&self.config, self.random);
         let sender = self.sender.get_or_insert_with(|| Box::new(Sender::new(config, random, now)));
-        sender.send(now, target, bytes, config)
+        sender.send(now, target, bytes, patient, config)
+    }
+
+    /// Would a message of this length be taken, if not now?
+    pub fn check(&self, bytes: u64) -> Result<(), Refused> {
+        check(bytes, &self.config)
     }
 
     /// Ends the connection: [`CloseReason::Done`] is for when everything was acknowledged.
@@ -164,7 +179,11 @@ impl Connection {
             return None;
         }
         let sender = self.sender.as_mut()?;
-        sender.poll(now, segments_max, self.peer, &self.config, &mut self.counters, sink)
+        let ev = sender.poll(now, segments_max, self.peer, &self.config, &mut self.counters, sink);
+        if let (Some(_), Some(receiver)) = (ev, &mut self.receiver) {
+            receiver.accompany(now);
+        }
+        ev
     }
 
     /// Control packets mostly go where something came from, but now and then elsewhere: the way back may be dead where

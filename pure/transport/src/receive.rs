@@ -2,7 +2,8 @@
 //!
 //! How: a ring of bits remembers which packet numbers arrived above the one everything below has; a bit per chunk
 //! remembers what is placed, because a lost chunk comes again under another number. An ACK is due after so many bytes,
-//! at the first packet, at the end of a message, when the sender asks, and after half a round trip at the latest.
+//! at the first packet, at the end of a message, when the sender asks, and after half a round trip at the latest; where
+//! the sender does not mind, with the next data that goes the other way instead.
 //! A trimmed header calls for a NACK at once.
 //!
 //! Invariants: memory is bounded by the limits of [`Config`]; a chunk is placed once; whatever has no effect is counted.
@@ -67,6 +68,8 @@ pub(crate) struct Receiver {
     nacks: VecDeque<Nack>,
     /// Bytes since the last ACK.
     unacked: u32,
+    /// Something arrived whose ACK goes with the next data of ours.
+    owed: bool,
     /// Grants waited long enough.
     flush: bool,
     first: bool,
@@ -124,6 +127,7 @@ impl Receiver {
             dirty_len: 0,
             nacks: VecDeque::new(),
             unacked: 0,
+            owed: false,
             flush: false,
             first: true,
             ack_now: false,
@@ -322,8 +326,10 @@ impl Receiver {
         self.newest_at = now;
         self.retells = 0;
         self.unacked = self.unacked.saturating_add(wire_bytes);
-        self.ack_now |=
-            self.first || self.unacked >= config.ack_every_bytes || d.flags.has(DataFlags::ACK_NOW);
+        let patient = d.flags.has(DataFlags::MAY_WAIT);
+        self.owed |= patient;
+        self.ack_now |= self.unacked >= config.ack_every_bytes
+            || !patient && (self.first || d.flags.has(DataFlags::ACK_NOW));
         self.first = false;
         if self.ack_at.is_none() {
             self.ack_at = Some(now + Nanos(config.rtt_base.0 / 2));
@@ -382,7 +388,7 @@ impl Receiver {
         if m.missing == 0 {
             *slot = Slot::Done;
             self.open -= 1;
-            self.ack_now = true;
+            self.ack_now |= !d.flags.has(DataFlags::MAY_WAIT);
             counters.messages_received += 1;
             events.push_back(Event::Received {
                 message: d.message,
@@ -448,6 +454,12 @@ impl Receiver {
             self.credit_at = Some(soon);
         }
         self.flush |= now.since(self.newest_at) > soon.since(now);
+    }
+
+    /// Data goes the other way: what is owed goes along, where it waited for half of its time.
+    pub fn accompany(&mut self, now: Nanos) {
+        let soon = now + Nanos(self.rtt_base.0 / 4);
+        self.ack_now |= self.owed && self.ack_at.is_some_and(|at| at <= soon);
     }
 
     pub fn has_output(&self) -> bool {
@@ -558,6 +570,7 @@ impl Receiver {
         }
         self.dirty_len = 0;
         self.unacked = 0;
+        self.owed = false;
         self.ack_now = false;
         self.ack_at = None;
         self.told(now);

@@ -24,6 +24,12 @@ use wire::transport::{
 
 /// Round trips for which an idle sender believes that it is alone at its receiver.
 const WARM_RTTS: u64 = 16;
+/// A burst is at most this part of the window: else a few of them are all there is, and paths stand idle or full.
+const WINDOW_SHARE: u64 = 8;
+/// And this part of what is left to send, unless that is few.
+const TAIL_SHARE: u64 = 4;
+/// What "few" is.
+const TAIL_SEGMENTS: u64 = 16;
 /// Marks an entry that carries no chunk.
 const PROBE: u32 = u32::MAX;
 
@@ -66,6 +72,8 @@ struct Outgoing {
     chunks: u32,
     next: u32,
     acknowledged: u32,
+    /// Nobody waits for its ACK.
+    patient: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -118,6 +126,12 @@ pub(crate) struct Sender {
     probed_at: Nanos,
     probe_wait: u32,
     last_at: Nanos,
+}
+
+/// Is this a message's length?
+pub(crate) fn check(bytes: u64, config: &Config) -> Result<(), Refused> {
+    let most = config.message_bytes_max.min(u64::from(config.chunk_bytes.max(1)) << 20);
+    if bytes == 0 || bytes > most { Err(Refused::Length { bytes, most }) } else { Ok(()) }
 }
 
 impl Sender {
@@ -191,13 +205,11 @@ impl Sender {
         now: Nanos,
         target: Target,
         bytes: u64,
+        patient: bool,
         config: &Config,
     ) -> Result<MessageId, Refused> {
         let chunks = bytes.div_ceil(u64::from(config.chunk_bytes.max(1)));
-        let most = config.message_bytes_max.min(u64::from(config.chunk_bytes.max(1)) << 20);
-        if bytes == 0 || bytes > most {
-            return Err(Refused::Length { bytes, most });
-        }
+        check(bytes, config)?;
         if self.messages.len() >= config.messages_max as usize {
             return Err(Refused::Full { open: self.messages.len() as u32 });
         }
@@ -214,7 +226,10 @@ impl Sender {
         self.backlog += wire_bytes;
         self.busy += wire_bytes;
         let id = self.message_first.wrapping_add(self.messages.len() as u32);
-        self.messages.push_back(Outgoing { target, bytes, chunks: chunks as u32, next: 0, acknowledged: 0 });
+        // of a longer one the ACK makes room for the rest
+        let patient = patient && chunks == 1;
+        let chunks = chunks as u32;
+        self.messages.push_back(Outgoing { target, bytes, chunks, next: 0, acknowledged: 0, patient });
         Ok(MessageId(id))
     }
 
@@ -335,6 +350,20 @@ impl Sender {
         number
     }
 
+    /// How many chunks go together on one EV: no more than feeds many, and fewer towards the end of what there is, so that
+    /// the last of it does not wait for one path alone.
+    fn burst(&self, segments_max: usize, config: &Config) -> usize {
+        let packet = u64::from(config.packet_bytes());
+        let window = if config.control.window() {
+            self.window.bytes() as u64
+        } else {
+            u64::from(config.window_max_bytes())
+        };
+        let share = window / (WINDOW_SHARE * packet);
+        let tail = (self.backlog / (TAIL_SHARE * packet)).max(TAIL_SEGMENTS);
+        segments_max.min(share.min(tail) as usize).max(1)
+    }
+
     /// The chunks of one burst: one EV, at most `segments_max`.
     pub fn poll(
         &mut self,
@@ -355,7 +384,7 @@ impl Sender {
         }
         let overdue = now - Nanos(self.rtt.0 * 2);
         let mut chosen = None;
-        for _ in 0..segments_max.max(1) {
+        for _ in 0..self.burst(segments_max, config) {
             let Some((wire_bytes, blind)) = self.may_send(config) else { break };
             let Some((id, chunk)) = self.peek() else { break };
             let Some(&m) = self.message(id) else { break };
@@ -394,7 +423,7 @@ impl Sender {
             self.demand_told = self.demand_told.max(demand);
             let mut flags = u8::from(again) * DataFlags::AGAIN + u8::from(blind) * DataFlags::BLIND;
             if self.backlog == 0 {
-                flags |= DataFlags::ACK_NOW;
+                flags |= if m.patient && !again { DataFlags::MAY_WAIT } else { DataFlags::ACK_NOW };
             }
             sink.push(Packet::Data(Data {
                 connection: peer,

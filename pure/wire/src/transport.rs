@@ -77,6 +77,8 @@ impl DataFlags {
     pub const ACK_NOW: u8 = 2;
     /// Sent before the receiver said anything about capacity.
     pub const BLIND: u8 = 4;
+    /// Nobody waits for the ACK: it may go with what the receiver sends next, or with that of later packets.
+    pub const MAY_WAIT: u8 = 8;
 
     /// Is this bit set?
     pub const fn has(self, bit: u8) -> bool {

@@ -11,10 +11,10 @@ use rcgen::{
 };
 use std::net::{Ipv6Addr, SocketAddrV6};
 
-const HERE: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0);
-
 /// What all ends agree on.
 #[derive(clap::Args)]
+// the group would else be called like the one it is flattened into
+#[group(skip)]
 pub(crate) struct Args {
     /// Longest UDP payload of a packet, bytes
     #[arg(long, default_value_t = 1448, value_parser = clap::value_parser!(u16).range(256..=65_000))]
@@ -41,7 +41,19 @@ pub(crate) struct Pair {
     // connections before endpoints: they close first
     pub client: Connection,
     pub server: Connection,
-    _ends: Vec<End>,
+    ends: Vec<End>,
+}
+
+impl Pair {
+    /// Another connection between the same ends.
+    pub async fn another(&self) -> anyhow::Result<(Connection, Connection)> {
+        between(&self.ends).await
+    }
+}
+
+async fn between(ends: &[End]) -> anyhow::Result<(Connection, Connection)> {
+    let [a, b] = ends else { anyhow::bail!("two hosts are needed, {} were named", ends.len()) };
+    Ok(tokio::try_join!(a.endpoint.connect(b.member.addr, &b.member.name), b.endpoint.accept())?)
 }
 
 /// What awaits has hardly anything to do: the endpoints have threads of their own.
@@ -73,44 +85,74 @@ fn identities(names: &[String]) -> anyhow::Result<Vec<Identity>> {
         .collect()
 }
 
-/// Endpoints: `count` over the loopback, or one on each host named.
-pub(crate) fn open(args: &Args, count: usize) -> anyhow::Result<Vec<End>> {
-    let config = |addresses| Config {
-        datagram_bytes_max: args.packet_bytes,
-        trusted: args.trusted,
-        addresses,
-        ..Config::default()
-    };
+/// Where an end is.
+pub(crate) struct Host {
+    pub name: String,
+    /// One for each plane; of the loopback where it is no host of a lab.
+    pub addresses: Vec<Ipv6Addr>,
+    netns: Option<String>,
+}
+
+impl Host {
+    /// Its address in the first plane.
+    pub fn address(&self) -> Ipv6Addr {
+        self.addresses.first().copied().unwrap_or(Ipv6Addr::LOCALHOST)
+    }
+
+    /// Does something, such as opening a socket, in its network namespace.
+    pub fn inside<T>(&self, what: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let _inside = self.netns.as_deref().map(kernel::netns::enter).transpose()?;
+        what()
+    }
+}
+
+/// `count` places on the loopback, or the hosts named.
+pub(crate) fn hosts(args: &Args, count: usize) -> anyhow::Result<Vec<Host>> {
     if args.between.is_empty() {
-        let names: Vec<String> = (0..count).map(|i| format!("host{i}")).collect();
-        let bind = |(identity, name): (Identity, String)| {
-            let endpoint = Endpoint::bind(HERE, identity, config(vec![]))?;
-            let addr = endpoint.local_addr();
-            Ok(End { endpoint, member: Member { addr, name } })
-        };
-        return identities(&names)?.into_iter().zip(names).map(bind).collect();
+        let here = |i| Host { name: format!("host{i}"), addresses: vec![Ipv6Addr::LOCALHOST], netns: None };
+        return Ok((0..count).map(here).collect());
     }
     let all = Lab::open(args.lab.as_deref(), crate::cmd::lab::exe()?)?.inspect();
-    let bind = |(identity, name): (Identity, &String)| {
+    let find = |name: &String| {
         let host = all.hosts.iter().find(|h| h.name == *name);
         let host =
             host.with_context(|| format!("the lab has no host {name:?}; expected one such as host0"))?;
         let addresses: Vec<Ipv6Addr> = host.addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>()?;
-        let first = addresses.first().copied().with_context(|| format!("{name} has no address"))?;
-        let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0);
-        let _inside = kernel::netns::enter(&host.netns)?;
-        let endpoint = Endpoint::bind(any, identity, config(addresses))?;
-        let addr = SocketAddrV6::new(first, endpoint.local_addr().port(), 0, 0);
-        Ok(End { endpoint, member: Member { addr, name: name.clone() } })
+        anyhow::ensure!(!addresses.is_empty(), "{name} has no address");
+        Ok(Host { name: name.clone(), addresses, netns: Some(host.netns.clone()) })
     };
-    identities(&args.between)?.into_iter().zip(&args.between).map(bind).collect()
+    args.between.iter().map(find).collect()
+}
+
+/// An endpoint on each of some hosts.
+pub(crate) fn open_on(args: &Args, hosts: &[Host]) -> anyhow::Result<Vec<End>> {
+    let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
+    let bind = |(identity, host): (Identity, &Host)| {
+        let lab = host.netns.is_some();
+        let config = Config {
+            datagram_bytes_max: args.packet_bytes,
+            trusted: args.trusted,
+            addresses: if lab { host.addresses.clone() } else { vec![] },
+            connections_max: 65_536,
+            ..Config::default()
+        };
+        let ip = if lab { Ipv6Addr::UNSPECIFIED } else { Ipv6Addr::LOCALHOST };
+        let endpoint =
+            host.inside(|| Ok(Endpoint::bind(SocketAddrV6::new(ip, 0, 0, 0), identity, config)?))?;
+        let addr = SocketAddrV6::new(host.address(), endpoint.local_addr().port(), 0, 0);
+        Ok(End { endpoint, member: Member { addr, name: host.name.clone() } })
+    };
+    identities(&names)?.into_iter().zip(hosts).map(bind).collect()
+}
+
+/// Endpoints: `count` over the loopback, or one on each host named.
+pub(crate) fn open(args: &Args, count: usize) -> anyhow::Result<Vec<End>> {
+    open_on(args, &hosts(args, count)?)
 }
 
 /// Two connected endpoints.
 pub(crate) async fn pair(args: &Args) -> anyhow::Result<Pair> {
     let ends = open(args, 2)?;
-    let [a, b] = &ends[..] else { anyhow::bail!("two hosts are needed, {} were named", ends.len()) };
-    let (client, server) =
-        tokio::try_join!(a.endpoint.connect(b.member.addr, &b.member.name), b.endpoint.accept())?;
-    Ok(Pair { client, server, _ends: ends })
+    let (client, server) = between(&ends).await?;
+    Ok(Pair { client, server, ends })
 }

@@ -60,6 +60,7 @@ impl Engine {
         let ours = self.parameters(connection);
         match Handshake::initiate(now, &self.identity, peer, ours, id, self.config.timing) {
             Ok(handshake) => {
+                self.stirred = true;
                 self.initiating.insert(id, Initiating { handshake, to, index, reply: Some(reply) });
             }
             Err(error) => {

@@ -101,6 +101,15 @@ impl Outgoing {
     pub(crate) fn send(&mut self, fd: BorrowedFd<'_>, has: &Has) -> Result<usize> {
         let count = self.ends.len();
         let (from, refused) = (self.next, self.refused);
+        if count - from == 1 && (self.segments[from] == 0 || has.segment()) {
+            // most often it goes at once; if not, the way below finds out why
+            let range = self.range(from);
+            let label = has.flow_label();
+            if send_one(fd, &self.routes[from], self.segments[from], label, &mut self.data[range]).is_ok() {
+                self.next = count;
+                return Ok(1);
+            }
+        }
         let mut names: Vec<libc::sockaddr_in6> = Vec::with_capacity(BATCH);
         let mut controls: Vec<Writer> = Vec::with_capacity(BATCH);
         let mut pieces: Vec<libc::iovec> = Vec::with_capacity(BATCH);

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a packet longer than its buffer is marked, not silently cut; what the kernel handed over together
 //! (UDP_GRO) comes apart again; where a kernel has no `recvmmsg`, packets come one by one.
-//! Absent on purpose: waiting.
+//! Absent on purpose: waiting for anything but packets ([`crate::poll`] can).
 
 use super::{BATCH, Has, sockaddr};
 use crate::cmsg;
@@ -14,6 +14,21 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const DATA: usize = 65_535;
 /// Bytes of control messages of a packet: time stamp, packet info, flow, hop limit, a hop-by-hop header.
 const CONTROL: usize = 512;
+
+/// Packets for which fewer headers are made.
+const FEW: usize = 4;
+const NO_MESSAGE: libc::mmsghdr = libc::mmsghdr {
+    msg_hdr: libc::msghdr {
+        msg_name: std::ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: std::ptr::null_mut(),
+        msg_iovlen: 0,
+        msg_control: std::ptr::null_mut(),
+        msg_controllen: 0,
+        msg_flags: 0,
+    },
+    msg_len: 0,
+};
 
 /// A packet received and what the kernel knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,31 +102,47 @@ impl Received {
         }
     }
 
-    pub(crate) fn fill(&mut self, fd: BorrowedFd<'_>, has: &Has) -> Result<usize> {
+    /// Takes in at most `most` packets; waits for the first one where it may.
+    pub(crate) fn fill(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        has: &Has,
+        most: usize,
+        may_wait: bool,
+    ) -> Result<usize> {
+        // making headers that are not needed is a good part of what taking in one packet costs
+        match most {
+            ..=FEW => self.fill_in::<FEW>(fd, has, most, may_wait),
+            _ => self.fill_in::<BATCH>(fd, has, most, may_wait),
+        }
+    }
+
+    fn fill_in<const MOST: usize>(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        has: &Has,
+        most: usize,
+        may_wait: bool,
+    ) -> Result<usize> {
         self.count = 0;
-        let mut pieces: Vec<libc::iovec> = self
-            .data
-            .chunks_exact_mut(self.data_bytes)
-            .map(|c| libc::iovec { iov_base: c.as_mut_ptr().cast(), iov_len: c.len() })
-            .collect();
-        let rooms = self.control.chunks_exact_mut(CONTROL / 8);
-        let mut messages: Vec<libc::mmsghdr> = pieces
-            .iter_mut()
-            .zip(&mut self.names)
-            .zip(rooms)
-            .map(|((piece, name), control)| libc::mmsghdr {
-                msg_hdr: libc::msghdr {
-                    msg_name: std::ptr::from_mut(name).cast(),
-                    msg_namelen: size_of::<libc::sockaddr_in6>() as libc::socklen_t,
-                    msg_iov: piece,
-                    msg_iovlen: 1,
-                    msg_control: control.as_mut_ptr().cast(),
-                    msg_controllen: CONTROL,
-                    msg_flags: 0,
-                },
-                msg_len: 0,
-            })
-            .collect();
+        let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MOST];
+        let mut messages = [NO_MESSAGE; MOST];
+        let mut room = 0;
+        let rooms =
+            self.control.chunks_exact_mut(CONTROL / 8).zip(self.data.chunks_exact_mut(self.data_bytes));
+        let heads = messages.iter_mut().zip(&mut pieces).zip(&mut self.names);
+        for (((message, piece), name), (control, data)) in heads.zip(rooms).take(most.max(1)) {
+            *piece = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+            message.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
+            message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+            message.msg_hdr.msg_iov = piece;
+            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = CONTROL;
+            room += 1;
+        }
+        let messages = messages.get_mut(..room).unwrap_or_default();
+        let flags = if may_wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
         let mut n = -1;
         if has.batch() {
             // SAFETY: every header points into buffers of `self` and of this function that outlive the call, with their
@@ -121,7 +152,7 @@ impl Received {
                     fd.as_raw_fd(),
                     messages.as_mut_ptr(),
                     messages.len() as libc::c_uint,
-                    libc::MSG_DONTWAIT,
+                    flags,
                     std::ptr::null_mut(),
                 )
             };
@@ -130,7 +161,7 @@ impl Received {
             }
         }
         if !has.batch() {
-            n = one_by_one(fd, &mut messages);
+            n = one_by_one(fd, messages, may_wait);
         }
         if n < 0 {
             let errno = Errno::last();
@@ -222,11 +253,12 @@ fn describe<'a>(
 }
 
 /// What `recvmmsg` does, for kernels without it.
-fn one_by_one(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> i32 {
+fn one_by_one(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr], may_wait: bool) -> i32 {
     let mut n = 0;
     for m in messages {
+        let flags = if may_wait && n == 0 { 0 } else { libc::MSG_DONTWAIT };
         // SAFETY: the header points into buffers that outlive the call, with their lengths; see `fill`.
-        let got = unsafe { libc::recvmsg(fd.as_raw_fd(), &mut m.msg_hdr, libc::MSG_DONTWAIT) };
+        let got = unsafe { libc::recvmsg(fd.as_raw_fd(), &mut m.msg_hdr, flags) };
         if got < 0 {
             return if n == 0 { -1 } else { n };
         }

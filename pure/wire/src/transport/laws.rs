@@ -32,7 +32,7 @@ prop_compose! {
         Data {
             connection: ConnectionId(connection), number, floor: number - behind % (number + 1),
             message: MessageId(message), message_bytes: offset + u64::from(bytes) + more, offset, bytes, chunk_bytes,
-            target, ev: Ev(ev), ev_seq, demand, sent_ns, flags: DataFlags(flags & 7),
+            target, ev: Ev(ev), ev_seq, demand, sent_ns, flags: DataFlags(flags & 15),
         }
     }
 }

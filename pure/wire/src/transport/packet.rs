@@ -38,7 +38,7 @@ pub const PHASE: u8 = 0x80;
 
 const WIDE_FLOOR: u8 = 0x40;
 const WRITE: u8 = 0x10;
-const DATA_FLAGS: u8 = DataFlags::AGAIN | DataFlags::ACK_NOW | DataFlags::BLIND;
+const DATA_FLAGS: u8 = DataFlags::AGAIN | DataFlags::ACK_NOW | DataFlags::BLIND | DataFlags::MAY_WAIT;
 const GRANTS: u8 = 0x01;
 const WORDS_SHIFT: u8 = 1;
 const WORDS: u8 = 0x0e;
