@@ -85,3 +85,15 @@ impl Cli {
         done.unwrap_or_else(|e| crate::out::fail(&e))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// clap checks names, groups and conflicts when it first builds a command, and in debug builds only.
+    #[test]
+    fn every_command_is_put_together_without_contradiction() {
+        Cli::command().debug_assert();
+    }
+}

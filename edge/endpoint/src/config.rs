@@ -50,7 +50,7 @@ impl Default for Config {
                 // a processor core at each end, and the time they take to wake up
                 rate_bps: 25_000_000_000,
                 rtt_base: Nanos(200_000),
-                queue_target: Nanos(200_000),
+                queue_target: Nanos(500_000),
                 ack_every_bytes: 65_536,
                 message_bytes_max: u64::from(u32::MAX),
                 ..transport::Config::default()

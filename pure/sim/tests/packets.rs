@@ -185,3 +185,52 @@ fn everybody_to_everybody() {
     let tail = o.tail_us().unwrap();
     assert!(tail < bound * 1.15 + 20.0, "{tail:.1} us, a port needs {bound:.1}");
 }
+
+/// Eight paths of 100 Mbit/s between two leaves, with plain queues of 50 ms, as token buckets make them.
+fn eight_slow_paths() -> (Topology, Setup) {
+    let mut topology = Topology::parse(
+        "Nodes 32\nTiers 2\nPodsize 32\n\
+         Tier 0\nDownlink_speed_Gbps 25\nRadix_Up 8\nRadix_Down 16\nDownlink_Latency_ns 5000\n\
+         Tier 1\nDownlink_speed_Gbps 1\nRadix_Down 2\nDownlink_Latency_ns 5000\n",
+    )
+    .unwrap();
+    topology.rate_bps[1] = 100_000_000;
+    let transport = Config {
+        chunk_bytes: 1352,
+        header_bytes: 96,
+        ack_every_bytes: 65_536,
+        queue_target: wire::Nanos(500_000),
+        ..Config::default()
+    };
+    let setup = Setup {
+        transport,
+        trim: false,
+        marks: false,
+        segments_max: 16,
+        queue_packets: Some(430),
+        ..Setup::default()
+    };
+    (topology, setup)
+}
+
+/// A window that waits for marks fills such queues, and bursts on EVs that came back put everything on few paths: 0.3 of
+/// what the paths carry.
+#[test]
+fn slow_paths_that_do_not_mark_are_filled_evenly() {
+    let (topology, setup) = eight_slow_paths();
+    let m = matrix("Nodes 32\n0->20 start 0 size 32000000");
+    for (segments_max, routing, least) in [
+        (1, Routing::Exact, 0.97),
+        (16, Routing::Exact, 0.97),
+        (1, Routing::Hashed, 0.85),
+        (16, Routing::Hashed, 0.8),
+    ] {
+        let what = format!("{segments_max} packets at once, {routing:?}");
+        let o = run(&m, &topology, &Setup { segments_max, routing, ..setup.clone() });
+        let carried = 800e6 * 1352.0 / 1448.0;
+        let goodput = 32e6 * 8.0 / (o.tail_us().unwrap() / 1e6);
+        assert!(goodput / carried > least, "{what}: {:.3} of what the paths carry", goodput / carried);
+        laws(&o, 1, &what);
+        assert_eq!(o.counters.lost, 0, "{what}");
+    }
+}

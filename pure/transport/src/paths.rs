@@ -13,6 +13,7 @@
 //! Absent on purpose: what an EV means on the wire.
 
 use crate::config::{Balancing, Config};
+use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use wire::Nanos;
@@ -40,8 +41,8 @@ const PENALTY_TRIM: u8 = 4;
 const PENALTY_LOSS: u8 = 8;
 /// Most rounds.
 const PENALTY_MAX: u8 = 15;
-/// EVs that came back clean and are remembered.
-const CLEAN_MAX: usize = 64;
+/// Clean packets of one EV that are remembered.
+const CREDIT_MAX: u32 = 256;
 /// Marks the absence of a packet number.
 pub(crate) const NONE: u64 = u64::MAX;
 
@@ -68,6 +69,8 @@ pub(crate) struct Path {
     pub probed_at: Nanos,
     /// Probes since it was last heard: each waits twice as long as the one before.
     pub probes: u8,
+    /// Packets that came back clean and were not yet made into a burst.
+    credit: u32,
     /// Rounds still to be passed over.
     pub penalty: u8,
     pub state: PathState,
@@ -86,6 +89,7 @@ impl Path {
         heard_at: Nanos::ZERO,
         probed_at: Nanos::ZERO,
         probes: 0,
+        credit: 0,
         penalty: 0,
         state: PathState::Good,
     };
@@ -107,9 +111,9 @@ pub(crate) struct Paths {
     balancing: Balancing,
     at: usize,
     stride: usize,
-    clean: [u16; CLEAN_MAX],
-    clean_from: usize,
-    clean_len: usize,
+    /// EVs with credit for a burst, each at most once.
+    clean: VecDeque<u16>,
+    segments: u32,
     /// EVs that are not usable.
     out: usize,
 }
@@ -132,9 +136,8 @@ impl Paths {
             balancing: config.balancing,
             at,
             stride: stride % n.max(2),
-            clean: [0; CLEAN_MAX],
-            clean_from: 0,
-            clean_len: 0,
+            clean: VecDeque::new(),
+            segments: 1,
             out: 0,
         }
     }
@@ -157,13 +160,18 @@ impl Paths {
     }
 
     fn take_clean(&mut self, before: Nanos) -> Option<usize> {
-        while self.clean_len > 0 {
-            let ev = usize::from(self.clean[self.clean_from]);
-            self.clean_from = (self.clean_from + 1) % CLEAN_MAX;
-            self.clean_len -= 1;
-            if self.paths.get(ev).is_some_and(|p| p.usable() && p.penalty == 0 && !p.overdue(before)) {
-                return Some(ev);
+        while let Some(ev) = self.clean.pop_front() {
+            let (i, segments) = (usize::from(ev), self.segments);
+            let Some(p) = self.paths.get_mut(i) else { continue };
+            if !p.usable() || p.penalty > 0 || p.overdue(before) {
+                p.credit = 0;
+                continue;
             }
+            p.credit = p.credit.saturating_sub(segments);
+            if p.credit >= segments {
+                self.clean.push_back(ev);
+            }
+            return Some(i);
         }
         None
     }
@@ -219,19 +227,30 @@ impl Paths {
         self.walk(before)
     }
 
-    /// A packet of this EV came back without a mark.
-    pub fn clean(&mut self, ev: Ev, times: u32) {
-        if matches!(self.balancing, Balancing::Reps | Balancing::Mixed) {
-            for _ in 0..times.min(4) {
-                if self.clean_len == CLEAN_MAX {
-                    // the oldest says least
-                    self.clean_from = (self.clean_from + 1) % CLEAN_MAX;
-                    self.clean_len -= 1;
-                }
-                self.clean[(self.clean_from + self.clean_len) % CLEAN_MAX] = ev.0;
-                self.clean_len += 1;
-            }
+    /// Packets of this EV came back without a mark. As many go out on it again as came back: one burst for every packet
+    /// would make an EV that is used be used ever more.
+    pub fn clean(&mut self, ev: Ev, packets: u32) {
+        if !matches!(self.balancing, Balancing::Reps | Balancing::Mixed) {
+            return;
         }
+        let Some(p) = self.paths.get_mut(usize::from(ev.0)) else { return };
+        let queued = p.credit >= self.segments;
+        p.credit = (p.credit + packets).min(CREDIT_MAX);
+        if !queued && p.credit >= self.segments {
+            self.clean.push_back(ev.0);
+        }
+    }
+
+    /// Packets of a burst from now on.
+    pub fn set_segments(&mut self, segments: usize) {
+        let segments = segments.clamp(1, CREDIT_MAX as usize) as u32;
+        if segments == self.segments {
+            return;
+        }
+        self.segments = segments;
+        self.clean.clear();
+        let credited = self.paths.iter().enumerate().filter(|(_, p)| p.credit >= segments);
+        self.clean.extend(credited.map(|(i, _)| i as u16));
     }
 
     fn punish(&mut self, ev: Ev, rounds: u8) {

@@ -26,6 +26,8 @@ use wire::transport::{
 const WARM_RTTS: u64 = 16;
 /// A burst is at most this part of the window: else a few of them are all there is, and paths stand idle or full.
 const WINDOW_SHARE: u64 = 8;
+/// Where queues are long that nothing marks, this part: many paths share what is on the way, and evenly.
+const PLAIN_SHARE: u64 = 32;
 /// And this part of what is left to send, unless that is few.
 const TAIL_SHARE: u64 = 4;
 /// What "few" is.
@@ -126,6 +128,7 @@ pub(crate) struct Sender {
     probed_at: Nanos,
     probe_wait: u32,
     last_at: Nanos,
+    marks: recover::Marks,
 }
 
 /// Is this a message's length?
@@ -172,6 +175,7 @@ impl Sender {
             probed_at: Nanos::ZERO,
             probe_wait: 0,
             last_at: Nanos::ZERO,
+            marks: recover::Marks::Unknown,
         }
     }
 
@@ -352,14 +356,15 @@ impl Sender {
 
     /// How many chunks go together on one EV: no more than feeds many, and fewer towards the end of what there is, so that
     /// the last of it does not wait for one path alone.
-    fn burst(&self, segments_max: usize, config: &Config) -> usize {
+    fn burst(&mut self, segments_max: usize, config: &Config) -> usize {
         let packet = u64::from(config.packet_bytes());
         let window = if config.control.window() {
             self.window.bytes() as u64
         } else {
             u64::from(config.window_max_bytes())
         };
-        let share = window / (WINDOW_SHARE * packet);
+        let parts = if self.plain_queues(config) { PLAIN_SHARE } else { WINDOW_SHARE };
+        let share = window / (parts * packet);
         let tail = (self.backlog / (TAIL_SHARE * packet)).max(TAIL_SEGMENTS);
         segments_max.min(share.min(tail) as usize).max(1)
     }
@@ -383,8 +388,10 @@ impl Sender {
             return Some(self.probe(now, peer, Some(ev), config, counters, sink));
         }
         let overdue = now - Nanos(self.rtt.0 * 2);
+        let segments = self.burst(segments_max, config);
+        self.paths.set_segments(segments);
         let mut chosen = None;
-        for _ in 0..self.burst(segments_max, config) {
+        for _ in 0..segments {
             let Some((wire_bytes, blind)) = self.may_send(config) else { break };
             let Some((id, chunk)) = self.peek() else { break };
             let Some(&m) = self.message(id) else { break };

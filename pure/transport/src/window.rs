@@ -17,6 +17,10 @@ use crate::config::Config;
 const SAMPLES: usize = 15;
 /// How much a marked byte takes out of the window, at the target delay and above.
 const DECREASE: f64 = 0.1;
+/// Times the target, from which a queue is one that nothing holds short but us.
+pub(crate) const DEEP: f64 = 3.0;
+/// Most that an acknowledged byte takes out of the window then.
+const DEEP_DECREASE: f64 = 0.2;
 /// What an unmarked byte adds where there is hardly a queue.
 const GROW: f64 = 0.5;
 /// Packets a round trip adds where there is one.
@@ -67,7 +71,8 @@ impl Window {
         self.stale = true;
     }
 
-    fn median(&mut self) -> f64 {
+    /// Queueing of late, nanoseconds.
+    pub fn median(&mut self) -> f64 {
         if self.stale {
             let mut sorted = self.samples;
             let part = &mut sorted[..self.filled];
@@ -89,7 +94,9 @@ impl Window {
             (true, true) => {}
             (true, false) => {
                 let share = f64::from(marked) / f64::from(packets.max(1));
-                self.bytes -= acked * share * DECREASE * (delay / self.target).min(1.0);
+                let gently = DECREASE * (delay / self.target).min(1.0);
+                let deep = DEEP_DECREASE * (1.0 - DEEP * self.target / delay.max(1.0));
+                self.bytes -= acked * share * gently.max(deep);
             }
         }
         self.bytes = self.bytes.clamp(self.packet, self.most);

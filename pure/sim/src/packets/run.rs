@@ -52,6 +52,10 @@ pub struct Setup {
     pub queue_packets: Option<u32>,
     /// Do switches trim?
     pub trim: bool,
+    /// Do switches mark? Token buckets and plain queues do not.
+    pub marks: bool,
+    /// Packets a host hands to its port at once, all on one path: 1 from a NIC, more from a kernel socket.
+    pub segments_max: usize,
     /// How an EV becomes a path.
     pub routing: Routing,
     /// One path a flow, drawn at random, whatever the transport's EVs.
@@ -72,6 +76,8 @@ impl Default for Setup {
             transport: transport::Config::default(),
             queue_packets: None,
             trim: true,
+            marks: true,
+            segments_max: 1,
             routing: Routing::Exact,
             single_path: false,
             faults: Faults { slow_share: 0.25, ..Faults::default() },
@@ -193,8 +199,8 @@ pub fn run(matrix: &Matrix, topology: &Topology, setup: &Setup) -> Outcome {
     let queues = Queues {
         data_bytes,
         control_bytes: data_bytes.saturating_mul(2),
-        mark_from_bytes: bdp / 5,
-        mark_all_bytes: bdp / 5 * 4,
+        mark_from_bytes: if setup.marks { bdp / 5 } else { u32::MAX - 1 },
+        mark_all_bytes: if setup.marks { bdp / 5 * 4 } else { u32::MAX },
         trim: setup.trim,
         mark_last_hop: !config.control.always_grants(),
         header_bytes: u32::from(config.header_bytes),
@@ -443,14 +449,11 @@ impl Run<'_> {
         while let Some(end) = self.hosts[host as usize].ready.pop_front() {
             let mut sink = core::mem::take(&mut self.sink);
             sink.clear();
-            let ev = self.ends[end as usize].connection.poll_data(now, 1, &mut sink);
-            let sent = match (ev, sink.first()) {
-                (Some(ev), Some(packet)) => {
-                    self.inject(end, ev, packet);
-                    true
-                }
-                _ => false,
-            };
+            let ev = self.ends[end as usize].connection.poll_data(now, self.setup.segments_max, &mut sink);
+            if let Some(ev) = ev {
+                sink.iter().for_each(|packet| self.inject(end, ev, packet));
+            }
+            let sent = ev.is_some();
             self.sink = sink;
             self.arm(end);
             if sent {

@@ -14,15 +14,32 @@ use crate::config::Config;
 use crate::event::{Counters, Event, Outcome, Reason};
 use crate::paths::NONE;
 use crate::receive::widen;
+use crate::window::DEEP;
 use alloc::collections::VecDeque;
 use wire::Nanos;
-use wire::transport::{Ack, BITMAP_BITS, BITMAP_WORDS, CloseReason, EvFeedback, MessageId, Nack, NackReason};
+use wire::transport::{
+    Ack, BITMAP_BITS, BITMAP_WORDS, CloseReason, EvFeedback, MessageId, Nack, NackReason, low,
+};
 
 /// Round trips over which the longest is remembered, once or twice.
 const SPELL_RTTS: u64 = 8;
 
 /// Times the wait between two probes into silence doubles.
 const DOUBLINGS: u32 = 4;
+
+/// Times the usual queue, from which that of a path is longer than most.
+const LONGER: f64 = 2.0;
+
+/// Does the network mark packets where queues grow (RFC 3168)?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marks {
+    /// No queue was long enough to tell.
+    Unknown,
+    /// It does.
+    Seen,
+    /// A queue was long, and nothing was ever marked.
+    Missing,
+}
 
 /// Why a packet is lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -209,7 +226,7 @@ impl Sender {
         }
         let (mut marked, mut packets) = (0, 0);
         for f in ack.reports() {
-            let (m, p) = self.report(now, f, ack, counters, events);
+            let (m, p) = self.report(now, f, ack, config, counters, events);
             marked += m;
             packets += p;
         }
@@ -242,6 +259,7 @@ impl Sender {
         now: Nanos,
         f: &EvFeedback,
         ack: &Ack,
+        config: &Config,
         counters: &mut Counters,
         events: &mut VecDeque<Event>,
     ) -> (u32, u32) {
@@ -257,14 +275,38 @@ impl Sender {
         let trimmed = f.trimmed.wrapping_sub(p.trimmed).min(received);
         (p.received, p.marked, p.trimmed) = (f.received, f.marked, f.trimmed);
         let mut oldest = p.oldest;
+        // what is late is measured against the longest of all paths, not only of the one heard last
+        let rtt = Nanos(u64::from(low(now).wrapping_sub(f.echo_ns)));
+        if self.floor < self.next {
+            self.longest[0] = self.longest[0].max(rtt.min(now.since(self.sent(self.floor).at)));
+        }
         if self.paths.heard(f.ev, now) {
             events.push_back(Event::PathUp(f.ev));
         }
-        if marked > 0 {
+        // clocks differ, and drift: only what is above the least ever seen is the network's
+        let least = match self.delay_least {
+            Some(least) if (f.delay_min_ns.wrapping_sub(least) as i32) >= 0 => least,
+            _ => f.delay_min_ns,
+        };
+        self.delay_least = Some(least);
+        let queue_ns = f.delay_min_ns.wrapping_sub(least).min(1 << 30);
+        self.window.sample(queue_ns);
+        let (queue, target, usual) =
+            (f64::from(queue_ns), config.queue_target.0 as f64, self.window.median());
+        // plain queues and token buckets do not mark: there the window takes a long queue for a mark, and the balancing
+        // goes by which paths have a longer one than most
+        self.marks = match (self.marks, marked > 0) {
+            (_, true) => Marks::Seen,
+            (Marks::Unknown, false) if queue > target * DEEP => Marks::Missing,
+            (before, false) => before,
+        };
+        let missing = self.marks == Marks::Missing;
+        if marked > 0 || (missing && queue > target && queue > usual * LONGER) {
             self.paths.marked(f.ev);
-        } else if trimmed == 0 {
+        } else if trimmed == 0 && (!missing || queue <= target || queue * LONGER < usual) {
             self.paths.clean(f.ev, received);
         }
+        let marked = if missing && queue > target * DEEP { received } else { marked };
         let mut gaps = 0;
         while oldest != NONE {
             let sent = *self.sent(oldest);
@@ -279,14 +321,12 @@ impl Sender {
         if gaps > trimmed {
             self.paths.lost(f.ev);
         }
-        // clocks differ, and drift: only what is above the least ever seen is the network's
-        let least = match self.delay_least {
-            Some(least) if (f.delay_min_ns.wrapping_sub(least) as i32) >= 0 => least,
-            _ => f.delay_min_ns,
-        };
-        self.delay_least = Some(least);
-        self.window.sample(f.delay_max_ns.wrapping_sub(least).min(1 << 30));
         (marked, received)
+    }
+
+    /// Are queues long, and nothing marks them?
+    pub(super) fn plain_queues(&mut self, config: &Config) -> bool {
+        self.marks == Marks::Missing && self.window.median() > config.queue_target.0 as f64
     }
 
     /// Has something arrived that was sent after the oldest packet on the way, `sent` being when that was? What no ACK
