@@ -210,7 +210,7 @@ async fn transfer(config: Config, drop_one_in: Option<u64>, want: impl Fn(Cipher
         bytes
     };
     let both = async { tokio::join!(receiving, sending) };
-    let Ok((bytes, ())) = tokio::time::timeout(Duration::from_secs(10), both).await else {
+    let Ok((bytes, ())) = tokio::time::timeout(Duration::from_secs(60), both).await else {
         let (c, s) = (client.counters().await, server.counters().await);
         panic!("100 MB take more than a minute: {c:?} {s:?} {:?}", p.ends[0].counters().await);
     };
