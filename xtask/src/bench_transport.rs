@@ -48,7 +48,7 @@ struct Goal {
     met: bool,
 }
 
-fn target() -> anyhow::Result<String> {
+pub fn target() -> anyhow::Result<String> {
     let text = output("cargo", &["metadata", "--format-version", "1", "--no-deps"])?;
     let all: Value = serde_json::from_str(&text)?;
     Ok(all["target_directory"].as_str().context("cargo names no target directory")?.to_owned())
