@@ -53,6 +53,7 @@ impl Default for Config {
                 queue_target: Nanos(500_000),
                 ack_every_bytes: 65_536,
                 message_bytes_max: u64::from(u32::MAX),
+                keep_alive: Some(Nanos::from_secs(30)),
                 ..transport::Config::default()
             },
             datagram_bytes_max: 1_448,

@@ -76,6 +76,10 @@ pub struct Config {
     pub message_bytes_max: u64,
     /// Silence of every EV after which the connection is given up, in round trips as they were last measured.
     pub give_up_rtts: u32,
+    /// Quiet after which an end that has ever sent asks whether its peer is still there, so that a dead peer is noticed
+    /// and whatever forgets idle flows on the way does not forget this one. An end that only received gives the
+    /// connection up after four of them in silence. `None`: never.
+    pub keep_alive: Option<Nanos>,
 }
 
 impl Default for Config {
@@ -96,6 +100,7 @@ impl Default for Config {
             messages_max: 1024,
             message_bytes_max: 1 << 32,
             give_up_rtts: 4096,
+            keep_alive: None,
         }
     }
 }

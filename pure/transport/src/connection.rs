@@ -29,9 +29,14 @@ pub struct Connection {
     receiver: Option<Box<Receiver>>,
     events: VecDeque<Event>,
     counters: Counters,
+    /// When something last arrived.
+    heard_at: Option<Nanos>,
     closing: Option<CloseReason>,
     closed: bool,
 }
+
+/// Keep-alives that may be missing before an end that sends none itself gives up.
+const KEEP_ALIVES_MISSING: u64 = 4;
 
 impl Connection {
     /// A connection to a peer that knows it as `peer`. `random` decides where the walk over the paths begins.
@@ -44,6 +49,7 @@ impl Connection {
             receiver: None,
             events: VecDeque::new(),
             counters: Counters::default(),
+            heard_at: None,
             closing: None,
             closed: false,
         }
@@ -87,6 +93,7 @@ impl Connection {
         if self.closed {
             return self.counters.drop(Reason::Closed);
         }
+        self.heard_at = Some(now);
         let config = &self.config;
         match packet {
             Packet::Data(d) => {
@@ -140,7 +147,28 @@ impl Connection {
             .as_mut()
             .and_then(|s| s.handle_timeout(now, config, &mut self.counters, &mut self.events));
         if let Some(reason) = gone {
-            self.end(reason);
+            return self.end(reason);
+        }
+        if self.quiet_until().is_some_and(|at| at <= now) {
+            match &mut self.sender {
+                Some(s) => s.keep_alive(now),
+                None => {
+                    self.counters.timeouts += 1;
+                    self.end(CloseReason::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// When an idle connection has been quiet for so long that something must happen.
+    fn quiet_until(&self) -> Option<Nanos> {
+        let every = self.config.keep_alive?;
+        match (&self.sender, self.heard_at) {
+            (Some(s), heard) if s.idle() && s.in_flight() == 0 => {
+                Some(s.last_at().max(heard.unwrap_or_default()) + every)
+            }
+            (None, Some(heard)) => Some(heard + Nanos(every.0.saturating_mul(KEEP_ALIVES_MISSING))),
+            _ => None,
         }
     }
 
@@ -223,10 +251,7 @@ impl Connection {
         }
         let sender = self.sender.as_ref().and_then(|s| s.next_timeout(&self.config));
         let receiver = self.receiver.as_ref().and_then(|r| r.next_timeout());
-        match (sender, receiver) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [sender, receiver, self.quiet_until()].into_iter().flatten().min()
     }
 
     /// Bytes that may be granted to the peer, at most `ahead` ahead of what arrived.

@@ -130,6 +130,8 @@ pub struct Counters {
     pub credit_requests: u64,
     /// Times every EV was silent for so long that a probe went out to learn anything at all.
     pub silences: u64,
+    /// Probes of an idle connection, to hear that the peer is there.
+    pub keep_alives: u64,
     /// 1 where the connection was given up because nothing came back.
     pub timeouts: u64,
     /// Chunks placed.

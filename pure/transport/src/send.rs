@@ -129,6 +129,8 @@ pub(crate) struct Sender {
     probe_wait: u32,
     last_at: Nanos,
     marks: recover::Marks,
+    /// The probe that is due is for nothing but to be answered.
+    keeping_alive: bool,
 }
 
 /// Is this a message's length?
@@ -176,6 +178,7 @@ impl Sender {
             probe_wait: 0,
             last_at: Nanos::ZERO,
             marks: recover::Marks::Unknown,
+            keeping_alive: false,
         }
     }
 
@@ -201,6 +204,18 @@ impl Sender {
 
     pub fn idle(&self) -> bool {
         self.backlog == 0 && self.chunks == 0
+    }
+
+    /// When something was last sent.
+    pub fn last_at(&self) -> Nanos {
+        self.last_at
+    }
+
+    /// Asks the peer whether it is there.
+    pub fn keep_alive(&mut self, now: Nanos) {
+        self.probe_at = Some(now);
+        self.last_at = now;
+        self.keeping_alive = true;
     }
 
     /// Takes a message for sending.
@@ -473,7 +488,11 @@ impl Sender {
                 self.probe_at = None;
                 self.probed_at = now;
                 self.probe_wait = (self.probe_wait + 1).min(16);
-                counters.silences += 1;
+                if core::mem::take(&mut self.keeping_alive) {
+                    counters.keep_alives += 1;
+                } else {
+                    counters.silences += 1;
+                }
                 self.paths.choose(now - Nanos(self.rtt.0 * 2))
             }
         };

@@ -573,6 +573,7 @@ fn add(sum: &mut Counters, c: &Counters) {
     sum.credits += c.credits;
     sum.credit_requests += c.credit_requests;
     sum.silences += c.silences;
+    sum.keep_alives += c.keep_alives;
     sum.timeouts += c.timeouts;
     sum.placed += c.placed;
     sum.chunks_twice += c.chunks_twice;
