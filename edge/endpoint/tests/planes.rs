@@ -85,7 +85,7 @@ async fn both_planes_carry_and_one_can_die() {
         println!("skipped: it needs {}", feature.need());
         return;
     }
-    let spaces = two_hosts();
+    let spaces = std::sync::Arc::new(two_hosts());
     let identities = hosts(["host1", "host2"]);
     let mut ends = Vec::new();
     for (host, identity) in identities.into_iter().enumerate() {
@@ -109,27 +109,29 @@ async fn both_planes_carry_and_one_can_die() {
 
     // plane 1 dies in the middle of a message
     let began = Instant::now();
-    let dying = async {
-        while received(&spaces[1])[1] < second + 1_000_000 {
-            tokio::task::yield_now().await;
+    // on a thread of its own: this one carries the message
+    let there = spaces.clone();
+    let dying = std::thread::spawn(move || {
+        while received(&there[1])[1] < second + 1_000_000 {
+            std::thread::yield_now();
         }
-        spaces[1]
-            .run(|| {
-                let mut batch = Batch::new();
-                link::set_up(&mut batch, index(1), false);
-                Netlink::route().unwrap().apply(batch).unwrap();
-            })
-            .unwrap();
+        let down = || {
+            let mut batch = Batch::new();
+            link::set_up(&mut batch, index(1), false);
+            Netlink::route().unwrap().apply(batch).unwrap();
+        };
+        there[1].run(down).unwrap();
         Instant::now()
-    };
+    });
     // long enough that it is not over before the plane is seen to be
-    let long = message.repeat(3);
-    let both = async { tokio::join!(client.send(2, long.clone()), server.receive(2), dying) };
-    let Ok((sent, got, died)) = tokio::time::timeout(Duration::from_secs(20), both).await else {
+    let long = message.repeat(6);
+    let both = async { tokio::join!(client.send(2, long.clone()), server.receive(2)) };
+    let Ok((sent, got)) = tokio::time::timeout(Duration::from_secs(20), both).await else {
         panic!("it does not go on: {:?} {:?}", client.counters().await, server.counters().await);
     };
     sent.unwrap();
     assert!(got.unwrap() == long);
+    let died = dying.join().unwrap();
     let c = client.counters().await.unwrap();
     println!(
         "with a dead plane: {:?} in all, {:?} of them after it died; {} lost, {} silences, {} probes",
