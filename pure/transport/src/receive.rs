@@ -239,7 +239,7 @@ impl Receiver {
         };
         self.delay_least = Some(least);
         window.sample(delay.wrapping_sub(least).min(1 << 30));
-        window.acked(wire_bytes, u32::from(seen.marked), 1);
+        window.acked(wire_bytes, u32::from(seen.marked), 1, 0.0);
     }
 
     fn want(&mut self, demand: u32) {

@@ -13,7 +13,7 @@ mod recover;
 use crate::config::Config;
 use crate::event::{Counters, Refused};
 use crate::paths::{NONE, Paths};
-use crate::window::Window;
+use crate::window::{Rate, Window};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -129,6 +129,7 @@ pub(crate) struct Sender {
     probe_wait: u32,
     last_at: Nanos,
     marks: recover::Marks,
+    rate: Rate,
     /// The probe that is due is for nothing but to be answered.
     keeping_alive: bool,
 }
@@ -178,6 +179,7 @@ impl Sender {
             probe_wait: 0,
             last_at: Nanos::ZERO,
             marks: recover::Marks::Unknown,
+            rate: Rate::new(now),
             keeping_alive: false,
         }
     }

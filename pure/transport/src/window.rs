@@ -12,6 +12,7 @@
 //! Absent on purpose: pacing; ACKs and grants do that.
 
 use crate::config::Config;
+use wire::Nanos;
 
 /// Reports the median is taken of.
 const SAMPLES: usize = 15;
@@ -27,6 +28,45 @@ const GROW: f64 = 0.5;
 const ADD_PACKETS: f64 = 2.0;
 /// Below this share of the target, a delay is hardly a queue.
 const SHORT: f64 = 0.5;
+
+/// Shortest time a rate is taken over.
+const RATE_OVER: Nanos = Nanos(10_000_000);
+/// How long the best rate is remembered, once or twice.
+const RATE_SPELL: Nanos = Nanos(200_000_000);
+
+/// How fast things arrived of late, at best.
+#[derive(Clone, Debug)]
+pub(crate) struct Rate {
+    since: Nanos,
+    bytes: u64,
+    best: [f64; 2],
+    spell_at: Nanos,
+}
+
+impl Rate {
+    pub fn new(now: Nanos) -> Self {
+        Self { since: now, bytes: 0, best: [0.0; 2], spell_at: now }
+    }
+
+    /// `bytes` arrived.
+    pub fn acked(&mut self, now: Nanos, bytes: u32) {
+        self.bytes += u64::from(bytes);
+        let took = now.since(self.since);
+        if took < RATE_OVER {
+            return;
+        }
+        if now.since(self.spell_at) > RATE_SPELL {
+            (self.best, self.spell_at) = ([0.0, self.best[0]], now);
+        }
+        self.best[0] = self.best[0].max(self.bytes as f64 / took.0 as f64);
+        (self.since, self.bytes) = (now, 0);
+    }
+
+    /// Bytes that arrive in this time, at best.
+    pub fn bytes_in(&self, time: Nanos) -> f64 {
+        self.best[0].max(self.best[1]) * time.0 as f64
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
@@ -83,8 +123,8 @@ impl Window {
         f64::from(self.median)
     }
 
-    /// `bytes` arrived, in packets of which `marked` of `packets` were marked.
-    pub fn acked(&mut self, bytes: u32, marked: u32, packets: u32) {
+    /// `bytes` arrived, in packets of which `marked` of `packets` were marked. Marks do not take the window below `floor`.
+    pub fn acked(&mut self, bytes: u32, marked: u32, packets: u32, floor: f64) {
         let delay = self.median();
         let acked = f64::from(bytes);
         let short = delay < self.target * SHORT;
@@ -96,7 +136,8 @@ impl Window {
                 let share = f64::from(marked) / f64::from(packets.max(1));
                 let gently = DECREASE * (delay / self.target).min(1.0);
                 let deep = DEEP_DECREASE * (1.0 - DEEP * self.target / delay.max(1.0));
-                self.bytes -= acked * share * gently.max(deep);
+                let less = self.bytes - acked * share * gently.max(deep);
+                self.bytes = less.max(floor.min(self.bytes));
             }
         }
         self.bytes = self.bytes.clamp(self.packet, self.most);

@@ -234,7 +234,12 @@ impl Sender {
             self.measured(now, now.since(sent_at), config);
         }
         self.came_back(now);
-        self.window.acked(bytes, marked, packets.max(1));
+        // a delay that is the host's and not a queue's does not go away with a smaller window: what arrived of late fits
+        // in always, with the queue that is aimed at
+        self.rate.acked(now, bytes);
+        let fits = Nanos(config.rtt_base.0 + config.queue_target.0 * DEEP as u64);
+        let floor = if self.marks == Marks::Missing { self.rate.bytes_in(fits) } else { 0.0 };
+        self.window.acked(bytes, marked, packets.max(1), floor);
         self.settle();
         Outcome::Accepted
     }
