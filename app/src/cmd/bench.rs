@@ -3,6 +3,7 @@
 mod collective;
 mod connections;
 mod ends;
+mod incast;
 mod latency;
 mod probe;
 mod transfer;
@@ -15,6 +16,8 @@ const EXAMPLES: &str = "Examples:
   selvedge bench probe --seconds 10 --json
   selvedge bench transfer --packet-bytes 8948
   selvedge bench latency
+  selvedge bench latency --beside bulk --between host0 host9   in a lab, over all its planes
+  selvedge bench incast --senders 16
   selvedge bench connections --count 10000
   selvedge bench transfer --between host0 host9            in a lab, over all its planes
   selvedge bench collective --what all-to-all --ranks 16";
@@ -32,8 +35,10 @@ enum What {
     Probe(probe::Args),
     /// Gigabits a CPU second of the transport: large messages over the loopback, both ends in this process
     Transfer(transfer::Args),
-    /// Microseconds of a small message of the transport, beside plain UDP
+    /// Microseconds of a small message of the transport, beside plain UDP; or beside bulk traffic, and TCP likewise
     Latency(latency::Args),
+    /// What each of many senders to one receiver gets, beside TCP
+    Incast(incast::Args),
     /// Memory and processor time of thousands of connections
     Connections(connections::Args),
     /// All-reduce and its like among many ranks, every result checked
@@ -45,6 +50,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Probe(args) => probe::run(args),
         What::Transfer(args) => transfer::run(args),
         What::Latency(args) => latency::run(args),
+        What::Incast(args) => incast::run(args),
         What::Connections(args) => connections::run(args),
         What::Collective(args) => collective::run(args),
     }

@@ -86,6 +86,8 @@ pub(crate) struct Engine {
     free: Vec<u16>,
     pacer: Pacer,
     active: VecDeque<u16>,
+    /// Those that may have news to tell: control packets.
+    news: VecDeque<u16>,
     timers: BTreeSet<(Nanos, u16)>,
     touched: Vec<u16>,
     accepts: VecDeque<Connected>,
@@ -120,6 +122,7 @@ impl Engine {
             free: Vec::new(),
             pacer,
             active: VecDeque::new(),
+            news: VecDeque::new(),
             timers: BTreeSet::new(),
             touched: Vec::new(),
             accepts: VecDeque::new(),
@@ -150,7 +153,8 @@ impl Engine {
         self.settle(now);
         self.grant(now);
         let blocked = self.output(now);
-        let again = std::mem::take(&mut self.more) || (!blocked && (self.stirred || !self.active.is_empty()));
+        let again = std::mem::take(&mut self.more)
+            || (!blocked && (self.stirred || !self.active.is_empty() || !self.news.is_empty()));
         let due = self.next_timeout();
         let due = if blocked { Some(due.map_or(now + BLOCKED, |at| at.min(now + BLOCKED))) } else { due };
         Step { again, due }
@@ -386,6 +390,10 @@ impl Engine {
             if slot.is_closed() {
                 slot.repeat_close(now, &mut self.out);
             }
+            if !slot.has_news {
+                slot.has_news = true;
+                self.news.push_back(index);
+            }
             if !slot.active {
                 slot.active = true;
                 self.active.push_back(index);
@@ -406,9 +414,15 @@ impl Engine {
                 self.forget_in_pacer(index, at);
                 continue;
             };
-            if self.pacer.grant(at, index, &mut slot.machine) && !slot.active {
-                slot.active = true;
-                self.active.push_back(index as u16);
+            if self.pacer.grant(at, index, &mut slot.machine) {
+                if !slot.has_news {
+                    slot.has_news = true;
+                    self.news.push_back(index as u16);
+                }
+                if !slot.active {
+                    slot.active = true;
+                    self.active.push_back(index as u16);
+                }
             }
         }
     }
@@ -437,11 +451,15 @@ impl Engine {
             self.talk();
         }
         // news first, of all; then data, a burst each, in turns
-        for i in 0..self.active.len() {
-            let Some(&index) = self.active.get(i) else { break };
-            let Some(Entry::Open(slot)) = self.slots.get_mut(usize::from(index)) else { continue };
-            while self.out.len() < SEND_PACKETS * 2 && slot.poll_control(now, &mut self.sink, &mut self.out) {
+        while self.out.len() < SEND_PACKETS * 2 {
+            let Some(&index) = self.news.front() else { break };
+            if let Some(Entry::Open(slot)) = self.slots.get_mut(usize::from(index)) {
+                if slot.poll_control(now, &mut self.sink, &mut self.out) {
+                    continue;
+                }
+                slot.has_news = false;
             }
+            self.news.pop_front();
         }
         while self.out.len() < SEND_PACKETS && self.out.bytes() < SEND_BYTES {
             let Some(index) = self.active.pop_front() else { break };

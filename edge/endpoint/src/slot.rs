@@ -102,6 +102,8 @@ pub(crate) struct Slot {
     segments_max: usize,
     /// In the engine's line of those that may have something to send.
     pub active: bool,
+    /// In the engine's line of those that may have control packets.
+    pub has_news: bool,
     /// When the engine looks at it next.
     pub timer: Option<Nanos>,
     /// When it is forgotten.
@@ -144,6 +146,7 @@ impl Slot {
             send_messages_max: config.send_messages_max,
             segments_max: config.segments_max.clamp(1, SEGMENTS_MAX),
             active: false,
+            has_news: false,
             timer: None,
             ends_at: None,
             abandoned: false,

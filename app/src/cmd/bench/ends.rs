@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Longest UDP payload of a packet, bytes
     #[arg(long, default_value_t = 1448, value_parser = clap::value_parser!(u16).range(256..=65_000))]
     pub packet_bytes: u16,
+    /// Speed of a host's ports together, Mbit/s, where it is far below 25,000: windows and grants are made for it
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=800_000))]
+    pub port_mbit: Option<u64>,
     /// Without encryption, with an integrity check only
     #[arg(long)]
     pub trusted: bool,
@@ -129,12 +132,15 @@ pub(crate) fn open_on(args: &Args, hosts: &[Host]) -> anyhow::Result<Vec<End>> {
     let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
     let bind = |(identity, host): (Identity, &Host)| {
         let lab = host.netns.is_some();
+        let usual = Config::default();
+        let rate_bps = args.port_mbit.map_or(usual.transport.rate_bps, |m| m * 1_000_000);
         let config = Config {
+            transport: transport::Config { rate_bps, ..usual.transport },
             datagram_bytes_max: args.packet_bytes,
             trusted: args.trusted,
             addresses: if lab { host.addresses.clone() } else { vec![] },
             connections_max: 65_536,
-            ..Config::default()
+            ..usual
         };
         let ip = if lab { Ipv6Addr::UNSPECIFIED } else { Ipv6Addr::LOCALHOST };
         let endpoint =

@@ -17,6 +17,7 @@ const CONTROL: usize = 512;
 
 /// Packets for which fewer headers are made.
 const FEW: usize = 4;
+const SOME: usize = 16;
 const NO_MESSAGE: libc::mmsghdr = libc::mmsghdr {
     msg_hdr: libc::msghdr {
         msg_name: std::ptr::null_mut(),
@@ -111,8 +112,9 @@ impl Received {
         may_wait: bool,
     ) -> Result<usize> {
         // making headers that are not needed is a good part of what taking in one packet costs
-        match most {
-            ..=FEW => self.fill_in::<FEW>(fd, has, most, may_wait),
+        match most.min(self.names.len()) {
+            0..=FEW => self.fill_in::<FEW>(fd, has, most, may_wait),
+            5..=SOME => self.fill_in::<SOME>(fd, has, most, may_wait),
             _ => self.fill_in::<BATCH>(fd, has, most, may_wait),
         }
     }
