@@ -14,6 +14,7 @@ pub type Entry = fn(&[u8]);
 /// Name and function of every target.
 pub const ENTRIES: &[(&str, Entry)] = &[
     ("batch", batch),
+    ("report", report),
     ("record", record),
     ("spec", spec),
     ("stamp", stamp),
@@ -37,6 +38,21 @@ pub fn batch(data: &[u8]) {
     {
         rows.for_each(drop);
     }
+}
+
+/// What a process of this host says to its agent: a datagram of columns.
+pub fn report(data: &[u8]) {
+    let Ok(read) = wire::report::read(data, HostId(1)) else { return };
+    assert!(read.rows.len() <= wire::report::ROWS_MAX);
+    // what is good in it is written and read again as it was
+    let mut again = wire::report::Report::new(read.epoch);
+    let good: Vec<_> = read.rows.into_iter().flatten().collect();
+    for row in &good {
+        assert!(row.lost <= row.sent);
+        again.push(row);
+    }
+    let again = wire::report::read(&again.write(), HostId(1)).map(|r| r.rows.into_iter().flatten().collect());
+    assert_eq!(again, Ok(good));
 }
 
 /// A recording, as `selvedge diagnose` reads it.

@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Authenticate probes and answers with the key in this file (32 to 256 hexadecimal digits), the same on every host
     #[arg(long, value_name = "FILE")]
     stamp_key: Option<PathBuf>,
+    /// Where processes that use the transport tell what became of their packets; the group may write to it
+    #[arg(long, value_name = "PATH", default_value = "/run/selvedge/transport.sock")]
+    transport_socket: PathBuf,
 }
 
 /// A key in hexadecimal. What is wrong with it is said without a word of it.
@@ -68,6 +71,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         netns: args.netns,
         stamp_port: args.stamp_port,
         stamp_key: args.stamp_key.as_deref().map(key).transpose()?,
+        transport_socket: Some(args.transport_socket),
         ..agent::Config::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

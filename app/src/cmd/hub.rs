@@ -52,8 +52,8 @@ pub(crate) struct Args {
     /// Record everything the diagnosis takes, for `selvedge diagnose`; where FILE exists, to FILE.1 and so on
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Probes a second of each host, over all its planes; the scenario's if not given
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Probes a second of each host, over all its planes; the scenario's if not given; 0: nobody probes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     packets_per_second: Option<u32>,
     /// Verdicts a day that nothing caused, over the whole fabric
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = positive)]

@@ -81,7 +81,8 @@ enum Command {
         /// Name of the lab; the fabric's if not given
         #[arg(long)]
         name: Option<String>,
-        /// Probes a second of each host; the scenario's if not given, lowered so that all together stay below 12,800
+        /// Probes a second of each host; the scenario's if not given, lowered so that all together stay below 12,800; 0:
+        /// nobody probes
         #[arg(long, value_name = "N")]
         packets_per_second: Option<u32>,
         /// Record every batch of observations the hub takes, for `selvedge diagnose`

@@ -1,5 +1,6 @@
 //! What an agent needs to know before it starts. `app` fills it from arguments and files.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of one agent.
@@ -20,6 +21,9 @@ pub struct Config {
     /// Key by which probes and answers are authenticated (RFC 8762, section 4.4), the same on every host; none: they are
     /// not.
     pub stamp_key: Option<Vec<u8>>,
+    /// Socket by which processes of this host tell what became of their packets; none: nobody is heard. Where it cannot be
+    /// made the agent says so and goes on without.
+    pub transport_socket: Option<PathBuf>,
     /// Observations kept while the hub does not acknowledge, default 65,536. The oldest go first and are counted.
     pub buffer_rows: usize,
     /// How often what was observed is sent, default 100 ms.
@@ -42,6 +46,7 @@ impl Default for Config {
             netns: None,
             stamp_port: 862,
             stamp_key: None,
+            transport_socket: None,
             buffer_rows: 65_536,
             send_every: Duration::from_millis(100),
             retry_min: Duration::from_millis(200),

@@ -10,8 +10,10 @@ use crate::error::AgentError;
 use crate::identity::{common_name, host_number};
 use crate::outbox::Outbox;
 use crate::probing::{Open, Probing, read};
+use crate::reports::Reports;
 use crate::rpc::ingest_client::IngestClient;
 use fabric::Fabric;
+use probe::Observation;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -79,7 +81,15 @@ pub(crate) async fn run_with(
 ) -> Result<(), AgentError> {
     let name = common_name(&config.cert_pem)?;
     let endpoint = endpoint(&config)?;
+    let reports = config.transport_socket.as_deref().and_then(|path| match Reports::open(path) {
+        Ok(reports) => Some(reports),
+        Err(reason) => {
+            tracing::error!(path = %path.display(), %reason, "processes of this host are not heard");
+            None
+        }
+    });
     let mut agent = Agent {
+        reports,
         config,
         name,
         endpoint,
@@ -136,23 +146,31 @@ async fn connect(endpoint: &Endpoint, hello: Hello) -> Result<Stream, String> {
 struct Running {
     fabric: Arc<Fabric>,
     prober: Box<dyn Probing>,
+    reports: Option<Arc<Reports>>,
     outbox: Outbox,
 }
 
 impl Running {
     fn counters(&self) -> BTreeMap<String, u64> {
         let mut counters = self.prober.counters();
+        if let Some(r) = &self.reports {
+            r.count_into(&mut counters);
+        }
         self.outbox.count_into(&mut counters);
         counters
     }
     /// Moves what was observed into the outbox, as batches. An error where the prober has ended.
     fn collect(&mut self) -> Result<(), AgentError> {
-        let Running { prober, outbox, .. } = self;
-        let alive = prober.take(&mut |observation| {
+        let Running { prober, reports, outbox, .. } = self;
+        let mut add = |observation: Observation| {
             if outbox.add(&observation) {
                 outbox.cut(BTreeMap::new());
             }
-        });
+        };
+        let alive = prober.take(&mut add);
+        if let Some(r) = reports {
+            r.take(&mut add);
+        }
         self.cut();
         if alive { Ok(()) } else { Err(AgentError::ProberEnded) }
     }
@@ -163,6 +181,7 @@ impl Running {
 }
 
 struct Agent {
+    reports: Option<Arc<Reports>>,
     config: Config,
     name: String,
     endpoint: Endpoint,
@@ -329,7 +348,10 @@ impl Agent {
                 );
                 let prober = open(&self.config, &fabric, host, plan)?;
                 let outbox = Outbox::new(self.producer_epoch, fabric.epoch, self.config.buffer_rows);
-                self.probing = Some(Running { fabric, prober, outbox });
+                if let Some(r) = &self.reports {
+                    r.know(fabric.clone(), host);
+                }
+                self.probing = Some(Running { fabric, prober, reports: self.reports.clone(), outbox });
                 Ok(())
             }
         }

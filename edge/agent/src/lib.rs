@@ -1,7 +1,8 @@
 //! The daemon of a host: takes its plan from the hub, probes, and reports what it saw.
 //!
 //! How: one thread runs the connection to the hub (tokio, gRPC over TLS in both directions), another one probes
-//! (`prober`). Between them is one bounded queue of observations. The order at start: connect, get the plan and
+//! (`prober`). Between them is one bounded queue of observations. What processes of this host learn of the paths they
+//! send on comes in by a socket (`reports`) and goes out as the agent's own. The order at start: connect, get the plan and
 //! with it the fabric, open the probe sockets (raw ones, in the host's network namespace), give up every
 //! capability, probe. So the time with privileges is the time until the hub answers, and before it everything that is
 //! not needed for those sockets is given up already.
@@ -23,6 +24,7 @@ mod error;
 mod identity;
 mod outbox;
 mod probing;
+mod reports;
 #[cfg(test)]
 mod tests;
 

@@ -3,7 +3,10 @@
 //! Absent on purpose: reading it from a file; that is `app`.
 
 use crate::handshake::Timing;
+use crate::steer::PathTable;
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use wire::Nanos;
 use wire::transport::packet::DATA_HEADER_USUAL_MAX;
 use wire::transport::protection::TAG_MAX;
@@ -42,6 +45,12 @@ pub struct Config {
     pub addresses: Vec<Ipv6Addr>,
     /// Socket buffers, bytes each way.
     pub buffer_bytes: usize,
+    /// The fabric's paths to the peers, where they are known: EVs go along them. None: by flow label.
+    pub paths: Option<Arc<PathTable>>,
+    /// Socket of the host's agent, which is told what became of packets on the paths of the table. None: nobody is.
+    pub report_to: Option<PathBuf>,
+    /// Window of these reports, default 200 ms.
+    pub report_every: Nanos,
 }
 
 impl Default for Config {
@@ -68,6 +77,9 @@ impl Default for Config {
             send_messages_max: 4_096,
             addresses: Vec::new(),
             buffer_bytes: 8 << 20,
+            paths: None,
+            report_to: None,
+            report_every: Nanos::from_millis(200),
         }
     }
 }

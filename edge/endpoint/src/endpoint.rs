@@ -39,6 +39,12 @@ pub struct Counters {
     pub opened: u64,
     /// Connections closed and forgotten.
     pub forgotten: u64,
+    /// EVs are exact paths.
+    pub exact_paths: bool,
+    /// Observations of paths the agent was told.
+    pub observations: u64,
+    /// Observations it did not take.
+    pub observations_dropped: u64,
     /// Handshakes of others.
     pub door: DoorCounters,
     /// What the kernel offers.
@@ -55,6 +61,9 @@ impl Default for Counters {
             refused: 0,
             opened: 0,
             forgotten: 0,
+            exact_paths: false,
+            observations: 0,
+            observations_dropped: 0,
             door: DoorCounters::default(),
             offered: Offered::ALL,
         }

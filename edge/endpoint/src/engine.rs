@@ -17,6 +17,7 @@ use crate::endpoint::{Command, Connected, Counters};
 use crate::error::EndpointError;
 use crate::handshake::Handshake;
 use crate::identity::Identity;
+use crate::observer::Observer;
 use crate::slot::{Reply, Slot, answer};
 use kernel::process::monotonic_ns;
 use kernel::udp::{Outgoing, Received, Route, UdpSocket};
@@ -102,10 +103,12 @@ pub(crate) struct Engine {
     /// Makes flow labels for what belongs to no connection.
     turn: u32,
     stopped: bool,
+    observer: Option<Observer>,
 }
 
 impl Engine {
     pub fn new(socket: UdpSocket, identity: Identity, config: Config) -> Self {
+        let observer = Observer::new(&config);
         let random = SystemRandom::new();
         let door = Door::new(identity.clone(), config.timing, config.handshakes_max, bytes(&random));
         let pacer = Pacer::new(&config.machine(config.datagram_bytes_max, config.transport.evs));
@@ -134,6 +137,7 @@ impl Engine {
             more: false,
             turn: 0,
             stopped: false,
+            observer,
         }
     }
 
@@ -151,6 +155,7 @@ impl Engine {
     pub fn flush(&mut self, now: Nanos) -> Step {
         self.timeouts(now);
         self.settle(now);
+        self.observe(now, false);
         self.grant(now);
         let blocked = self.output(now);
         let again = std::mem::take(&mut self.more)
@@ -163,6 +168,7 @@ impl Engine {
     /// Everybody who waits is told that it is over.
     pub fn farewell(mut self) {
         let now = now();
+        self.observe(now, true);
         for i in 0..self.slots.len() {
             if let Some(Entry::Open(slot)) = self.slots.get_mut(i) {
                 slot.abort();
@@ -192,8 +198,14 @@ impl Engine {
                 self.hand_out();
             }
             Command::Counters { reply } => {
-                let counters =
-                    Counters { door: *self.door.counters(), offered: self.socket.offered(), ..self.counters };
+                let counters = Counters {
+                    door: *self.door.counters(),
+                    exact_paths: self.observer.as_ref().is_some_and(|o| o.steering.is_exact()),
+                    observations: self.observer.as_ref().map_or(0, |o| o.told),
+                    observations_dropped: self.observer.as_ref().map_or(0, |o| o.dropped),
+                    offered: self.socket.offered(),
+                    ..self.counters
+                };
                 answer(reply, Ok(counters));
             }
             Command::Stop => self.stopped = true,
@@ -387,6 +399,9 @@ impl Engine {
             let Some(Entry::Open(slot)) = self.slots.get_mut(usize::from(index)) else { continue };
             self.pacer.handle_input(u32::from(index), &mut slot.machine);
             slot.settle(now);
+            if let Some(o) = self.observer.as_mut().filter(|_| !slot.noted) {
+                slot.noted = o.note(now, index);
+            }
             if slot.is_closed() {
                 slot.repeat_close(now, &mut self.out);
             }
@@ -400,6 +415,18 @@ impl Engine {
             }
         }
         self.touched = touched;
+    }
+
+    /// At the end of a window tells the agent what became known of the paths.
+    fn observe(&mut self, now: Nanos, last: bool) {
+        let Some(observer) = &mut self.observer else { return };
+        for index in observer.cut(now, last) {
+            // one that was forgotten had closed windows ago
+            if let Some(Entry::Open(slot)) = self.slots.get_mut(usize::from(index)) {
+                slot.report(observer);
+            }
+        }
+        observer.flush();
     }
 
     fn grant(&mut self, now: Nanos) {
@@ -437,7 +464,8 @@ impl Engine {
         // grants are ahead by a slice, so there is no hurry before half of it is over
         let grants = self.pacer.next_timeout().map(|at| Nanos(at.0.saturating_sub(GRANT_AHEAD.0 / 2)));
         let timers = self.timers.first().map(|t| t.0);
-        [self.handshakes_due, grants, timers].into_iter().flatten().min()
+        let window = self.observer.as_ref().and_then(Observer::next_timeout);
+        [self.handshakes_due, grants, timers, window].into_iter().flatten().min()
     }
 
     // ---- out

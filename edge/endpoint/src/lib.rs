@@ -4,6 +4,7 @@
 //! they meet: [`Identity`] is a host's certificate, [`Handshake`] and [`Door`] make two hosts known to each other
 //! (both driven with time as an argument, so that they are tested on a link made of seeds), [`Ring`] has the ciphers,
 //! [`Endpoint`] and [`Connection`] are what an application uses, and [`Group`] where many do one thing together.
+//! With a [`PathTable`] its EVs are exact paths, and what it learns of them goes to the host's agent.
 //!
 //! ```no_run
 //! # async fn example(ca: &str, cert: &str, key: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -35,7 +36,9 @@ mod error;
 mod group;
 mod handshake;
 mod identity;
+mod observer;
 mod slot;
+mod steer;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -52,3 +55,4 @@ pub use group::{Group, GroupError, Member};
 pub use handshake::{Dropped, Established, Handshake, Timing};
 pub use identity::Identity;
 pub use slot::{ConnectionCounters, Written};
+pub use steer::{FabricPath, OUTER_BYTES, PATHS_MAX, PathTable};

@@ -9,6 +9,8 @@ use crate::cipher::Ring;
 use crate::config::Config;
 use crate::error::EndpointError;
 use crate::handshake::Established;
+use crate::observer::Observer;
+use crate::steer::{OUTER_BYTES, Steering, Way};
 use kernel::udp::{BURST_BYTES_MAX, Outgoing, Route, SEGMENTS_MAX};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -79,6 +81,12 @@ pub(crate) struct Slot {
     planes: Vec<(Option<Ipv6Addr>, SocketAddrV6)>,
     /// Where the flow labels of its EVs begin.
     label: u32,
+    /// What each EV is, where the fabric's paths are known.
+    ways: Vec<Option<Way>>,
+    /// Its packets on the wire: 2 to this many bytes hold one.
+    size_log2: u8,
+    /// On the list of those the observer will ask.
+    pub noted: bool,
     sending: BTreeMap<u32, Sending>,
     pending: VecDeque<(Target, Sending)>,
     incoming: BTreeMap<u32, Vec<u8>>,
@@ -126,6 +134,10 @@ impl Slot {
             protection: Protection::of_connection(Ring, e.cipher, &e.pair, first, second, e.initiator),
             planes: planes(to, e),
             label: (random >> 40) as u32,
+            ways: Vec::new(),
+            size_log2: u32::from(machine.chunk_bytes + machine.header_bytes).next_power_of_two().ilog2()
+                as u8,
+            noted: false,
             sending: BTreeMap::new(),
             pending: VecDeque::new(),
             incoming: BTreeMap::new(),
@@ -151,6 +163,23 @@ impl Slot {
             ends_at: None,
             abandoned: false,
         }
+    }
+
+    /// Its EVs are the fabric's paths from now on.
+    pub fn steer(&mut self, steering: &Steering, random: u32) {
+        let pairs: Vec<_> = self.planes.iter().map(|(from, to)| (*from, *to.ip())).collect();
+        self.ways = steering.ways(&pairs, self.machine.evs(), random);
+    }
+
+    /// Tells the observer what became known of its paths.
+    pub fn report(&mut self, to: &mut Observer) {
+        self.noted = false;
+        let (ways, size_log2) = (&self.ways, self.size_log2);
+        self.machine.report_paths(&mut |r| {
+            if let Some(Some(way)) = ways.get(usize::from(r.ev.0)) {
+                to.push(*way, TRAFFIC_CLASS >> 2, size_log2, r);
+            }
+        });
     }
 
     pub fn counters(&self) -> ConnectionCounters {
@@ -460,6 +489,10 @@ impl Slot {
     fn route(&self, ev: Ev) -> Route {
         // one odd factor spreads neighbouring EVs over all labels; 0 would leave the choice to the kernel
         let label = self.label.wrapping_add(u32::from(ev.0)).wrapping_mul(0x9e37_79b1) >> 12;
+        let label = match self.ways.get(usize::from(ev.0)) {
+            Some(Some(way)) if way.flow_label != 0 => way.flow_label,
+            _ => label,
+        };
         let plane = usize::from(ev.0) % self.planes.len().max(1);
         let (from, to) = self.planes.get(plane).copied().unwrap_or((None, self.to));
         Route { to, from, traffic_class: TRAFFIC_CLASS, flow_label: label.max(1) }
@@ -509,7 +542,7 @@ impl Slot {
                     continue;
                 }
             };
-            let too_long = before - start + length > BURST_BYTES_MAX;
+            let too_long = before - start + length > BURST_BYTES_MAX - OUTER_BYTES;
             if before > start && (length > segment || last < segment || too_long) {
                 out.close(route, burst(segment, before - start), before);
                 start = before;

@@ -596,7 +596,7 @@ async fn healthz() -> Json<Health> {
 
 #[derive(Deserialize, IntoParams)]
 struct ReadyQuery {
-    /// `all`: ready only when every host's agent reports.
+    /// `all`: ready only when every host's agent reports; `connected`: when every one is connected.
     agents: Option<String>,
 }
 
@@ -620,9 +620,13 @@ async fn readyz(State(api): State<Api>, query: Asked<ReadyQuery>) -> Result<Resp
         Some("all") if reporting < expected => {
             problem = problem.or(Some(format!("{reporting} of {expected} agents report")));
         }
-        Some("all") => {}
+        Some("connected") if connected < expected => {
+            problem = problem.or(Some(format!("{connected} of {expected} agents are connected")));
+        }
+        Some("all" | "connected") => {}
         Some(other) => {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, format!("agents is {other:?}, expected all")));
+            let said = format!("agents is {other:?}, expected all or connected");
+            return Err(Problem::new(StatusCode::BAD_REQUEST, said));
         }
     }
     let ready = Ready {

@@ -55,7 +55,11 @@ pub(crate) struct IngestService {
 /// The plan of one host.
 pub(crate) fn plan(fabric: &Fabric, host: HostId, probing: &Probing) -> Plan {
     let config = probe::PlanConfig { size: probing.probe_bytes, ..Default::default() };
-    let slots = probe::plan::slots(fabric, host, &config);
+    // nothing to send: nobody is probed, and agents only report what others learn
+    let slots = match probing.packets_per_second {
+        0 => Vec::new(),
+        _ => probe::plan::slots(fabric, host, &config),
+    };
     let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
     Plan {
         plan_epoch: fabric.epoch.0,
@@ -70,7 +74,7 @@ pub(crate) fn plan(fabric: &Fabric, host: HostId, probing: &Probing) -> Plan {
             })
             .collect(),
         window_ms: millis(probing.window),
-        packets_per_second: probing.packets_per_second,
+        packets_per_second: probing.packets_per_second.max(1),
         train: probing.train,
         timeout_ms: millis(probing.timeout),
     }

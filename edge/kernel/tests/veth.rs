@@ -63,7 +63,7 @@ fn bursts_keep_label_and_mark_on_the_wire() {
     }
     for cut in [false, true] {
         let spaces = two_hosts();
-        if cut && let Err(error) = spaces[0].run(|| set_tx_offload(INDEX, false)).unwrap() {
+        if cut && let Err(error) = spaces[0].run(|| set_tx_offload(INDEX, false, false)).unwrap() {
             println!("skipped: offloads cannot be switched off here: {error}");
             return;
         }

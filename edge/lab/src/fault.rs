@@ -11,8 +11,8 @@
 //! - a stalled processor: the host's agent is stopped and continued by a process of its own ([`stall`]); a stopped
 //!   agent: just stopped.
 //!
-//! Invariants: while an element or a token bucket acts, the sending interface has no segmentation or checksum
-//! offload, so faults act on wire segments; healed links have exactly what `up` gave them.
+//! Invariants: while an element or a token bucket acts, the sending interface has no segmentation offload, so faults act on
+//! wire segments, and no checksum offload where packets are damaged or held; healed links have exactly what `up` gave them.
 
 pub mod effect;
 pub mod element;
@@ -219,10 +219,12 @@ impl Lab {
         let (sender, out) = self.wiring.sender(id).ok_or_else(none)?;
         let (receiver, into) = self.wiring.receiver(id).ok_or_else(none)?;
         let by_segment = effect.program.acts() || effect.rate_bps.is_some();
+        // damage must be found, and the delay line takes whole packets
+        let summed = effect.program.corrupt > 0.0 || effect.program.divert > 0.0;
         {
             let _inside = netns::enter(&sender.netns)?;
             let mut socket = Netlink::route()?;
-            offload::set_tx_offload(out.index, !by_segment)?;
+            offload::set_tx_offload(out.index, !by_segment, !summed)?;
             match effect.rate_bps {
                 Some(bps) => {
                     let queue = u32::try_from(bps / 8 * QUEUE_MS / 1000).unwrap_or(u32::MAX);

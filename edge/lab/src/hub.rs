@@ -62,6 +62,7 @@ impl Incident {
 #[derive(Deserialize)]
 struct Readiness {
     ready: bool,
+    agents_connected: u64,
     agents_reporting: u64,
     problem: Option<String>,
 }
@@ -82,10 +83,12 @@ fn get<T: DeserializeOwned>(url: &str) -> Result<T> {
     answer.body_mut().read_json().map_err(|e| failed(e.to_string()))
 }
 
-/// Whether every agent has reported, how many have, and what is missing.
-pub(crate) fn ready(http: &str) -> Result<(bool, usize, String)> {
-    let r: Readiness = get(&format!("http://{http}/readyz?agents=all"))?;
-    Ok((r.ready, r.agents_reporting as usize, r.problem.unwrap_or_default()))
+/// Whether every agent has reported, or is only connected where that is asked; how many have, and what is missing.
+pub(crate) fn ready(http: &str, connected: bool) -> Result<(bool, usize, String)> {
+    let which = if connected { "connected" } else { "all" };
+    let r: Readiness = get(&format!("http://{http}/readyz?agents={which}"))?;
+    let there = if connected { r.agents_connected } else { r.agents_reporting };
+    Ok((r.ready, there as usize, r.problem.unwrap_or_default()))
 }
 
 /// The incidents a hub knows, most confident first. `http` is `127.0.0.1:PORT`.

@@ -256,6 +256,11 @@ impl Lab {
     pub fn state(&self) -> &LabState {
         &self.state
     }
+    /// Where the agent of a host listens to what uses the transport there; none in a bare lab.
+    pub fn transport_socket(&self, host: &str) -> Option<PathBuf> {
+        let there = self.state.agents.iter().any(|a| a.host == host);
+        there.then(|| members::transport_socket(&self.dir, host))
+    }
     /// `127.0.0.1:PORT` of its hub.
     pub fn hub(&self) -> Option<&str> {
         self.state.hub.as_ref().map(|hub| hub.http.as_str())

@@ -13,7 +13,7 @@ use kernel::process::{self, Process, Signal};
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -265,10 +265,16 @@ pub(crate) fn start_hub(
     }
 }
 
+/// Where the agent of a host listens to what uses the transport there.
+pub(crate) fn transport_socket(dir: &Dir, host: &str) -> PathBuf {
+    dir.join(&format!("sockets/{host}"))
+}
+
 /// Starts the agent of a host.
 pub(crate) fn start_agent(exe: &Path, dir: &Dir, host: &str, netns: &str, grpc: &str) -> Result<AgentState> {
     let mut command = prepare(exe, dir, host)?;
     command.arg("agent").arg("--hub").arg(format!("https://{grpc}")).args(["--netns", netns]);
+    command.arg("--transport-socket").arg(transport_socket(dir, host));
     credentials(&mut command, dir, host);
     let (process, _child) = start(&mut command, host)?;
     Ok(AgentState { host: host.to_string(), process: process.into() })
@@ -290,10 +296,12 @@ pub(crate) fn wait_ready(
     progress: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<()> {
     let begin = Instant::now();
+    // agents that do not probe have nothing to report yet
+    let connected = hub.packets_per_second == 0;
     loop {
         // A hub too busy to answer is not ready; one that has ended is found below.
         let (ready, reported, said) =
-            crate::hub::ready(&hub.http).unwrap_or_else(|e| (false, 0, e.to_string()));
+            crate::hub::ready(&hub.http, connected).unwrap_or_else(|e| (false, 0, e.to_string()));
         progress(if ready { agents.len() } else { reported }, agents.len())?;
         if ready {
             return Ok(());

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::event::{Counters, Event, Outcome, Reason, Refused};
 use crate::paths::PathState;
 use crate::receive::Receiver;
+use crate::report::PathReport;
 use crate::send::{Sender, check};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -287,6 +288,19 @@ impl Connection {
     pub fn deny(&mut self, now: Nanos, ev: Ev, denied: bool) {
         let (config, random) = (&self.config, self.random);
         self.sender.get_or_insert_with(|| Box::new(Sender::new(config, random, now))).paths.deny(ev, denied);
+    }
+
+    /// Tells for each EV what became known of its packets since the last call, and nothing of EVs without news. The sums
+    /// over all calls are what there is to know: see [`PathReport`].
+    pub fn report_paths(&mut self, to: &mut dyn FnMut(PathReport)) {
+        if let Some(s) = &mut self.sender {
+            s.report_paths(&mut self.events, to);
+        }
+    }
+
+    /// EVs in use.
+    pub const fn evs(&self) -> u16 {
+        if self.config.evs == 0 { 1 } else { self.config.evs }
     }
 
     /// What is believed of an EV.

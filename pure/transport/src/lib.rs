@@ -24,6 +24,7 @@ mod event;
 mod pacer;
 mod paths;
 mod receive;
+mod report;
 mod send;
 mod window;
 
@@ -32,3 +33,4 @@ pub use connection::Connection;
 pub use event::{Counters, Event, Outcome, Reason, Refused};
 pub use pacer::Pacer;
 pub use paths::PathState;
+pub use report::PathReport;

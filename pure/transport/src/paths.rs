@@ -41,6 +41,9 @@ const PENALTY_TRIM: u8 = 4;
 const PENALTY_LOSS: u8 = 8;
 /// Most rounds.
 const PENALTY_MAX: u8 = 15;
+/// Of so many choices one goes to the next EV in turn whatever its penalty, where paths are reported: an EV that loses a
+/// packet in a thousand would else be left alone for good while others come back clean, and never be found out.
+const EXPLORE_EVERY: u32 = 8;
 /// Clean packets of one EV that are remembered.
 const CREDIT_MAX: u32 = 256;
 /// Marks the absence of a packet number.
@@ -63,6 +66,10 @@ pub(crate) struct Path {
     pub trimmed: u32,
     /// Packets declared lost on it without a trim.
     pub lost: u32,
+    /// One above the highest sequence number known to have arrived.
+    pub reached: u32,
+    /// One above the highest sequence number declared lost for being late: a guess, until something proves it.
+    pub missed: u32,
     /// When something sent on it was last known to have arrived.
     pub heard_at: Nanos,
     /// When it was last probed.
@@ -86,6 +93,8 @@ impl Path {
         marked: 0,
         trimmed: 0,
         lost: 0,
+        reached: 0,
+        missed: 0,
         heard_at: Nanos::ZERO,
         probed_at: Nanos::ZERO,
         probes: 0,
@@ -116,6 +125,9 @@ pub(crate) struct Paths {
     segments: u32,
     /// EVs that are not usable.
     out: usize,
+    /// Somebody wants to know of every path: none is left alone for long.
+    pub explores: bool,
+    turn: u32,
 }
 
 const fn gcd(a: usize, b: usize) -> usize {
@@ -139,6 +151,8 @@ impl Paths {
             clean: VecDeque::new(),
             segments: 1,
             out: 0,
+            explores: false,
+            turn: 0,
         }
     }
 
@@ -148,6 +162,14 @@ impl Paths {
 
     pub fn get_mut(&mut self, ev: Ev) -> Option<&mut Path> {
         self.paths.get_mut(usize::from(ev.0))
+    }
+
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter()
     }
 
     fn step(&mut self) -> usize {
@@ -199,6 +221,14 @@ impl Paths {
     /// The EV of the next packet. EVs on which something sent before `before` is still without an answer are passed
     /// over while there are others.
     pub fn choose(&mut self, before: Nanos) -> Ev {
+        self.turn = self.turn.wrapping_add(1);
+        if self.explores && self.turn.is_multiple_of(EXPLORE_EVERY) {
+            let i = self.walk(before);
+            if let Some(p) = self.paths.get_mut(i) {
+                p.penalty = p.penalty.saturating_sub(1);
+            }
+            return Ev(i as u16);
+        }
         let chosen = match self.balancing {
             Balancing::Oblivious => self.walk(before),
             Balancing::Reps => match self.take_clean(before) {
@@ -369,6 +399,23 @@ mod tests {
             assert!((0..40).all(|_| p.choose(Nanos::ZERO).0 != 1), "{balancing:?}");
             assert!(p.heard(Ev(3), Nanos(1)));
             assert!((0..40).all(|_| p.choose(Nanos::ZERO).0 == 3), "{balancing:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_lost_something_is_tried_again_where_paths_are_reported() {
+        for (explores, tried) in [(false, 0), (true, 8)] {
+            let mut p = paths(4, Balancing::Mixed, 5);
+            p.explores = explores;
+            p.lost(Ev(2));
+            let mut n = 0;
+            for _ in 0..8 * 4 * EXPLORE_EVERY {
+                // the others always come back clean
+                (0..4).filter(|e| *e != 2).for_each(|e| p.clean(Ev(e), 1));
+                n += u32::from(p.choose(Nanos::ZERO) == Ev(2));
+            }
+            assert_eq!(n, tried);
+            assert_eq!(p.get(Ev(2)).map(|p| p.penalty), Some(if explores { 0 } else { PENALTY_LOSS }));
         }
     }
 

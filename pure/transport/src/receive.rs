@@ -227,6 +227,17 @@ impl Receiver {
         }
     }
 
+    /// A packet its sender gave up too early is of no more use, but its path did deliver it. A copy of one that was heard
+    /// is never above the highest of its EV.
+    fn hear_late(&mut self, now: Nanos, ev: Ev, seq: u32, sent_ns: u32, seen: Seen, why: Reason) {
+        let Some(h) = self.evs.get(usize::from(ev.0)) else { return };
+        let f = &h.feedback;
+        let first = f.received == f.trimmed || seq.wrapping_sub(f.highest) as i32 > 0;
+        if why == Reason::Duplicate && !seen.trimmed && first {
+            self.hear(now, ev, seq, sent_ns, seen);
+        }
+    }
+
     fn observe(&mut self, now: Nanos, sent_ns: u32, wire_bytes: u32, seen: Seen) {
         let Some(window) = &mut self.window else { return };
         if seen.trimmed {
@@ -266,6 +277,7 @@ impl Receiver {
         }
         self.want(p.demand);
         if let Some(reason) = self.number(p.number, p.floor, config) {
+            self.hear_late(now, p.ev, p.ev_seq, p.sent_ns, seen, reason);
             return counters.drop(reason);
         }
         self.arrived.set(p.number);
@@ -295,6 +307,7 @@ impl Receiver {
         if let Some(reason) = self.number(d.number, d.floor, config) {
             // it may be a copy whose ACK was lost
             self.ack_now |= reason == Reason::Duplicate && !seen.trimmed;
+            self.hear_late(now, d.ev, d.ev_seq, d.sent_ns, seen, reason);
             return counters.drop(reason);
         }
         let wire_bytes = u32::from(d.bytes) + u32::from(config.header_bytes);

@@ -11,8 +11,9 @@
 mod recover;
 
 use crate::config::Config;
-use crate::event::{Counters, Refused};
-use crate::paths::{NONE, Paths};
+use crate::event::{Counters, Event, Refused};
+use crate::paths::{NONE, Path, Paths};
+use crate::report::{PathReport, Reported, report};
 use crate::window::{Rate, Window};
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -132,6 +133,8 @@ pub(crate) struct Sender {
     rate: Rate,
     /// The probe that is due is for nothing but to be answered.
     keeping_alive: bool,
+    /// What was reported of each path so far; none where nobody asks.
+    reported: Vec<Reported>,
 }
 
 /// Is this a message's length?
@@ -181,6 +184,19 @@ impl Sender {
             marks: recover::Marks::Unknown,
             rate: Rate::new(now),
             keeping_alive: false,
+            reported: Vec::new(),
+        }
+    }
+
+    /// What became known of each path since the last call.
+    pub fn report_paths(&mut self, events: &mut VecDeque<Event>, to: &mut dyn FnMut(PathReport)) {
+        self.paths.explores = true;
+        report(&self.paths, &mut self.reported, to);
+        // what was lost at the end of an EV that is avoided since would never be known for sure: ask
+        for ev in (0..self.paths.len()).map(|i| Ev(i as u16)) {
+            if self.paths.get(ev).is_some_and(Path::is_in_doubt) && self.paths.assume_bad(ev) {
+                events.push_back(Event::PathDown(ev));
+            }
         }
     }
 

@@ -15,6 +15,7 @@ pub mod ioam;
 pub mod ipv6;
 pub mod observation;
 pub mod record;
+pub mod report;
 pub mod stamp;
 pub mod time;
 pub mod transport;

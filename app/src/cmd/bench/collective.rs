@@ -14,6 +14,7 @@ use comfy_table::{Table, presets};
 use endpoint::Group;
 use futures_util::future::try_join_all;
 use kernel::process::cpu_ns;
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transport::collective::{Element, Rank, Shape};
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// Times it is done
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     times: u32,
+    /// Again and again for so long instead, seconds
+    #[arg(long, value_name = "N", conflicts_with = "times", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: Option<u64>,
     #[command(flatten)]
     ends: ends::Args,
     /// Print figures as JSON
@@ -65,6 +69,11 @@ struct Row {
     cpu_s: f64,
     packets: u64,
     packets_lost: u64,
+    /// EVs are exact paths at every end.
+    exact_paths: bool,
+    /// Observations of paths the agents took, and those they did not.
+    observations: u64,
+    observations_dropped: u64,
 }
 
 /// Element `i` of rank `rank` in turn `turn`: a small whole number.
@@ -77,14 +86,30 @@ fn data(rank: usize, turn: u32, elements: usize) -> Vec<u8> {
 }
 
 /// One rank, all turns: how long each took.
-async fn rank(group: &mut Group, args: &Args, elements: usize) -> anyhow::Result<Vec<Duration>> {
+async fn rank(
+    group: &mut Group,
+    args: &Args,
+    elements: usize,
+    over: &Cell<bool>,
+) -> anyhow::Result<Vec<Duration>> {
     let (own, ranks) = (group.rank().0 as usize, group.ranks() as usize);
     let width = elements / ranks;
     let of = Element::F32;
     let mut times = Vec::new();
-    for turn in 0..args.times {
+    let started = Instant::now();
+    for turn in 0.. {
         let mut mine = data(own, turn, elements);
+        if own == 0 {
+            over.set(match args.seconds {
+                Some(seconds) => started.elapsed() >= Duration::from_secs(seconds),
+                None => turn >= args.times,
+            });
+        }
+        // nobody is past it before rank 0 has said whether there is another turn
         group.barrier().await?;
+        if over.get() {
+            break;
+        }
         let begin = Instant::now();
         // what has to be at the end, and where
         let (got, want): (&[u8], Vec<u8>) = match args.what {
@@ -101,7 +126,9 @@ async fn rank(group: &mut Group, args: &Args, elements: usize) -> anyhow::Result
                     _ => group.reduce_scatter(of, &mut mine).await?,
                 };
                 times.push(begin.elapsed());
-                let sum = |i| (0..ranks).map(|r| value(r, turn, i)).sum::<f32>().to_le_bytes();
+                // there are but three of them, in turns
+                let sums: [f32; 3] = std::array::from_fn(|i| (0..ranks).map(|r| value(r, turn, i)).sum());
+                let sum = |i: usize| sums[i % 3].to_le_bytes();
                 let want = (part.start / 4..part.end / 4).flat_map(sum).collect();
                 (mine.get(part).unwrap_or(&[]), want)
             }
@@ -145,7 +172,8 @@ async fn measure(args: &Args) -> anyhow::Result<Row> {
     let joining = ends.iter().zip(0..).map(|(e, i)| Group::join(&e.endpoint, &members, Rank(i)));
     let mut groups = try_join_all(joining).await?;
     let before = cpu_ns();
-    let times = try_join_all(groups.iter_mut().map(|g| rank(g, args, elements))).await?;
+    let over = Cell::new(false);
+    let times = try_join_all(groups.iter_mut().map(|g| rank(g, args, elements, &over))).await?;
     let cpu = (cpu_ns() - before) as f64 / 1e9;
     let (mut packets, mut packets_lost) = (0, 0);
     for g in &groups {
@@ -154,8 +182,16 @@ async fn measure(args: &Args) -> anyhow::Result<Row> {
             packets_lost += c.machine.lost;
         }
     }
+    let (mut exact_paths, mut observations, mut observations_dropped) = (true, 0, 0);
+    for e in &ends {
+        let c = e.endpoint.counters().await?;
+        exact_paths &= c.exact_paths;
+        observations += c.observations;
+        observations_dropped += c.observations_dropped;
+    }
     // a turn is over when its last rank is done
-    let mut turns: Vec<f64> = (0..args.times as usize)
+    let done = times.iter().map(Vec::len).max().unwrap_or_default();
+    let mut turns: Vec<f64> = (0..done)
         .map(|t| times.iter().filter_map(|r| r.get(t)).map(Duration::as_secs_f64).fold(0.0, f64::max))
         .collect();
     turns.sort_by(f64::total_cmp);
@@ -165,13 +201,16 @@ async fn measure(args: &Args) -> anyhow::Result<Row> {
         name: args.what.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned()),
         ranks: members.len(),
         bytes,
-        times: args.times,
+        times: done as u32,
         median_ms: median * 1e3,
         longest_ms: turns.last().copied().unwrap_or_default() * 1e3,
         gbit_per_s: bytes as f64 * 8.0 / 1e9 / median.max(1e-9),
         cpu_s: cpu,
         packets,
         packets_lost,
+        exact_paths,
+        observations,
+        observations_dropped,
     })
 }
 
@@ -196,7 +235,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         "Lost",
     ]);
     table.add_row([
-        row.name,
+        row.name.clone(),
         row.ranks.to_string(),
         row.bytes.to_string(),
         row.times.to_string(),
@@ -208,5 +247,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         row.packets_lost.to_string(),
     ]);
     println!("{table}\n\nEvery result of every rank was what it had to be.");
+    if !args.ends.between.is_empty() {
+        let paths = if row.exact_paths { "EVs were exact paths" } else { "EVs were flow labels" };
+        println!(
+            "{paths}; {} observations of them went to the agents, {} could not.",
+            row.observations, row.observations_dropped
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }

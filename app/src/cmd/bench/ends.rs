@@ -1,15 +1,21 @@
 //! Endpoints in this process, over the loopback or on hosts of a lab, with certificates made for this run.
 //!
-//! How: a socket belongs to the network namespace it was opened in, so one process can hold the ends of many hosts.
+//! How: a socket belongs to the network namespace it was opened in, so one process can hold the ends of many hosts. In a
+//! lab the ends know the fabric's paths: EVs are exact where the lab is source routed, and every host's agent is told
+//! what became of the packets.
 //! Absent on purpose: ends on other machines.
 
 use anyhow::Context;
-use endpoint::{Config, Connection, Endpoint, Identity, Member};
+use endpoint::{Config, Connection, Endpoint, FabricPath, Identity, Member, PathTable};
+use fabric::{Fabric, Mode};
 use lab::Lab;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddrV6};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What all ends agree on.
 #[derive(clap::Args)]
@@ -94,6 +100,9 @@ pub(crate) struct Host {
     /// One for each plane; of the loopback where it is no host of a lab.
     pub addresses: Vec<Ipv6Addr>,
     netns: Option<String>,
+    /// The fabric's paths to the others, and the socket of its agent.
+    paths: Option<Arc<PathTable>>,
+    report_to: Option<PathBuf>,
 }
 
 impl Host {
@@ -112,17 +121,30 @@ impl Host {
 /// `count` places on the loopback, or the hosts named.
 pub(crate) fn hosts(args: &Args, count: usize) -> anyhow::Result<Vec<Host>> {
     if args.between.is_empty() {
-        let here = |i| Host { name: format!("host{i}"), addresses: vec![Ipv6Addr::LOCALHOST], netns: None };
+        let here = |i| Host {
+            name: format!("host{i}"),
+            addresses: vec![Ipv6Addr::LOCALHOST],
+            netns: None,
+            paths: None,
+            report_to: None,
+        };
         return Ok((0..count).map(here).collect());
     }
-    let all = Lab::open(args.lab.as_deref(), crate::cmd::lab::exe()?)?.inspect();
+    let lab = Lab::open(args.lab.as_deref(), crate::cmd::lab::exe()?)?;
+    let all = lab.inspect();
     let find = |name: &String| {
         let host = all.hosts.iter().find(|h| h.name == *name);
         let host =
             host.with_context(|| format!("the lab has no host {name:?}; expected one such as host0"))?;
         let addresses: Vec<Ipv6Addr> = host.addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>()?;
         anyhow::ensure!(!addresses.is_empty(), "{name} has no address");
-        Ok(Host { name: name.clone(), addresses, netns: Some(host.netns.clone()) })
+        Ok(Host {
+            name: name.clone(),
+            addresses,
+            netns: Some(host.netns.clone()),
+            paths: Some(Arc::new(paths(lab.fabric(), name, &args.between))),
+            report_to: lab.transport_socket(name),
+        })
     };
     args.between.iter().map(find).collect()
 }
@@ -134,14 +156,17 @@ pub(crate) fn open_on(args: &Args, hosts: &[Host]) -> anyhow::Result<Vec<End>> {
         let lab = host.netns.is_some();
         let usual = Config::default();
         let rate_bps = args.port_mbit.map_or(usual.transport.rate_bps, |m| m * 1_000_000);
-        let config = Config {
+        let mut config = Config {
             transport: transport::Config { rate_bps, ..usual.transport },
+            paths: host.paths.clone(),
+            report_to: host.report_to.clone(),
             datagram_bytes_max: args.packet_bytes,
             trusted: args.trusted,
             addresses: if lab { host.addresses.clone() } else { vec![] },
             connections_max: 65_536,
             ..usual
         };
+        config.transport.evs = host.paths.as_deref().map_or(config.transport.evs, evs);
         let ip = if lab { Ipv6Addr::UNSPECIFIED } else { Ipv6Addr::LOCALHOST };
         let endpoint =
             host.inside(|| Ok(Endpoint::bind(SocketAddrV6::new(ip, 0, 0, 0), identity, config)?))?;
@@ -154,6 +179,44 @@ pub(crate) fn open_on(args: &Args, hosts: &[Host]) -> anyhow::Result<Vec<End>> {
 /// Endpoints: `count` over the loopback, or one on each host named.
 pub(crate) fn open(args: &Args, count: usize) -> anyhow::Result<Vec<End>> {
     open_on(args, &hosts(args, count)?)
+}
+
+/// Flow labels of exact paths: a lane each.
+const LABELS: u32 = 0x8_0000;
+
+/// The fabric's paths from a host to others, as an endpoint takes them.
+fn paths(fabric: &Fabric, from: &str, to: &[String]) -> PathTable {
+    let nics = |name: &str| fabric.host_by_name(name).into_iter().flat_map(|h| fabric.host_nics(h));
+    let mut table = PathTable { epoch: fabric.epoch, ..PathTable::default() };
+    for nic in nics(from) {
+        table.uplinks.push(fabric.ifname(fabric.access_link(nic)));
+        for peer in to.iter().filter(|name| *name != from).flat_map(|name| nics(name)) {
+            let ways = fabric.paths(nic, peer).filter_map(|path| {
+                let (_, _, lane) = fabric.path_parts(path)?;
+                let container = match fabric.mode {
+                    Mode::Srv6 => fabric.path_container(path),
+                    Mode::Ecmp => None,
+                };
+                let (from, to) = (fabric.nic_addr(nic), fabric.nic_addr(peer));
+                Some(FabricPath { from, to, path, flow_label: LABELS + lane, container })
+            });
+            table.paths.extend(ways);
+        }
+    }
+    table
+}
+
+/// EVs for as many exact paths as there are to any one peer; by flow label as many as an endpoint has by itself.
+fn evs(table: &PathTable) -> u16 {
+    let mut most = BTreeMap::<(Ipv6Addr, Ipv6Addr), u16>::new();
+    for p in table.paths.iter().filter(|p| p.container.is_some()) {
+        let lanes = most.entry((p.from, p.to)).or_default();
+        *lanes = lanes.saturating_add(1);
+    }
+    match most.values().max() {
+        Some(lanes) => (usize::from(*lanes) * table.uplinks.len().max(1)).clamp(1, 128) as u16,
+        None => Config::default().transport.evs,
+    }
 }
 
 /// Two connected endpoints.

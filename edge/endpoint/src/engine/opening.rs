@@ -77,7 +77,10 @@ impl Engine {
             return None;
         }
         let random = u64::from_be_bytes(bytes(&self.random));
-        let slot = Slot::new(id, to, established, &self.config, random);
+        let mut slot = Slot::new(id, to, established, &self.config, random);
+        if let Some(observer) = &self.observer {
+            slot.steer(&observer.steering, random as u32);
+        }
         let connected = Connected { connection: id, to, peer: slot.peer.clone(), cipher: established.cipher };
         *entry = Entry::Open(Box::new(slot));
         self.counters.opened += 1;

@@ -95,7 +95,12 @@ impl Sender {
         match why {
             Loss::Trimmed => counters.lost_trimmed += 1,
             Loss::Gap => counters.lost_gap += 1,
-            Loss::Late => counters.lost_late += 1,
+            Loss::Late => {
+                counters.lost_late += 1;
+                if let Some(p) = self.paths.get_mut(sent.ev) {
+                    p.missed = sent.ev_seq.wrapping_add(1);
+                }
+            }
         }
         if sent.message != PROBE {
             self.again.push_back((sent.message, sent.chunk));
@@ -279,6 +284,7 @@ impl Sender {
         let marked = f.marked.wrapping_sub(p.marked).min(received);
         let trimmed = f.trimmed.wrapping_sub(p.trimmed).min(received);
         (p.received, p.marked, p.trimmed) = (f.received, f.marked, f.trimmed);
+        p.reach(f);
         let mut oldest = p.oldest;
         // what is late is measured against the longest of all paths, not only of the one heard last
         let rtt = Nanos(u64::from(low(now).wrapping_sub(f.echo_ns)));
