@@ -9,6 +9,7 @@ mod bench_transport;
 mod ci;
 mod fuzz;
 mod soak;
+mod soak_seeds;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -33,7 +34,8 @@ enum Task {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Break random things in a running lab, again and again, and judge every verdict (root)
+    /// Break random things in a running lab, again and again, and judge every verdict (root); or exchanges of the
+    /// transport by the million
     Soak(soak::Args),
     /// Fuzz the decoders and state machines that face the network (nightly, cargo-fuzz)
     Fuzz(fuzz::Args),

@@ -10,7 +10,7 @@
 
 mod transport_diagnosis;
 
-use crate::{output, root};
+use crate::{output, root, soak_seeds};
 use anyhow::Context;
 use fabric::Fabric;
 use fabric::fault::{Direction, Fault, Target};
@@ -18,7 +18,7 @@ use fabric::scenario::Scenario;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -68,6 +68,8 @@ pub struct Args {
 enum What {
     /// Links that lose 0.1 % under an all-reduce, named by what the transport saw alone (root)
     TransportDiagnosis(transport_diagnosis::Args),
+    /// Short exchanges of the transport in the simulator: every message once and bit-equal, counted by commit
+    Seeds(soak_seeds::Args),
 }
 
 /// The fault kinds of the product: target and direction, kind, and the seconds a verdict may take.
@@ -95,8 +97,10 @@ const KINDS: &[(&str, Option<Direction>, &str, u64)] = &[
 ];
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(What::TransportDiagnosis(args)) = &args.what {
-        return transport_diagnosis::run(args);
+    match &args.what {
+        Some(What::TransportDiagnosis(args)) => return transport_diagnosis::run(args),
+        Some(What::Seeds(args)) => return soak_seeds::run(args),
+        None => {}
     }
     let commit = commit()?;
     std::fs::create_dir_all(&args.dir)?;
@@ -127,12 +131,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The commit the figures belong to; with `-dirty` where the tree differs from it.
-fn commit() -> anyhow::Result<String> {
+pub fn commit() -> anyhow::Result<String> {
     let dirty = !output("git", &["status", "--porcelain", "--untracked-files=no"])?.is_empty();
     Ok(output("git", &["rev-parse", "--short=12", "HEAD"])? + if dirty { "-dirty" } else { "" })
 }
 
-fn load(file: &PathBuf) -> anyhow::Result<Vec<Value>> {
+pub fn load(file: &Path) -> anyhow::Result<Vec<Value>> {
     let Ok(text) = std::fs::read_to_string(file) else { return Ok(Vec::new()) };
     // a line cut off by a crash is not a result
     Ok(text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect())

@@ -1,6 +1,7 @@
 //! `selvedge sim`: scenarios in the seeded simulator, and how near the diagnosis comes to what is possible.
 
 mod packets;
+mod seeds;
 
 use crate::out;
 use anyhow::{Context, bail};
@@ -23,6 +24,7 @@ const EXAMPLES: &str = "Examples:
   selvedge sim run scenarios/flap.toml --seed 7 --json
   selvedge sim bound --seeds 20
   selvedge sim matrix permutation.cm --slow-links 8
+  selvedge sim seeds --count 100000
 
 The same scenario and seed give the same run, byte for byte.";
 
@@ -75,6 +77,8 @@ which an unanswered probe is lost, holds a small part of the bound.")]
     },
     /// The transport, packet by packet, over a fabric: who sends how much to whom is a file
     Matrix(packets::MatrixArgs),
+    /// The transport's delivery over many short exchanges: every message once and bit-equal, whatever goes wrong
+    Seeds(seeds::Args),
     /// The transport beside the published results of the Ultra Ethernet Consortium's simulator
     AnswerKey(packets::AnswerKeyArgs),
 }
@@ -85,6 +89,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Bound { seeds, rate, json } => bound(seeds, &rate, json),
         Command::Matrix(args) => packets::matrix(&args),
         Command::AnswerKey(args) => packets::answer_key(&args),
+        Command::Seeds(args) => seeds::run(&args),
     }
 }
 

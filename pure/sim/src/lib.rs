@@ -17,3 +17,4 @@ pub mod net;
 pub mod packets;
 pub mod rng;
 pub mod run;
+pub mod seeds;

@@ -15,7 +15,12 @@ pub(crate) struct Bits {
 impl Bits {
     /// Room for at least this many numbers.
     pub fn new(numbers: u64) -> Self {
-        Self { words: vec![0; (numbers / 64).max(1).next_power_of_two() as usize] }
+        Self { words: vec![0; (Self::memory_bytes(numbers) / 8) as usize] }
+    }
+    /// Bytes a set for this many numbers takes.
+    pub const fn memory_bytes(numbers: u64) -> u64 {
+        let words = numbers / 64;
+        (if words < 1 { 1 } else { words }).next_power_of_two() * 8
     }
     pub fn len(&self) -> u64 {
         self.words.len() as u64 * 64

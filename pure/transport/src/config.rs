@@ -3,7 +3,16 @@
 //! Invariants: every value is usable: a length of zero or a limit of zero makes a slow connection, never a panic.
 //! Absent on purpose: parameters nobody sets. What can be derived (the bandwidth-delay product) is derived.
 
+use crate::event::Event;
+use crate::receive::Receiver;
+use crate::send::Sender;
 use wire::Nanos;
+
+/// Places a queue may have made for `most` entries: it doubles when it is full, and begins with four.
+pub(crate) const fn grown(most: u64) -> u64 {
+    let least = if most < 4 { 4 } else { most };
+    least.next_power_of_two()
+}
 
 /// Who decides how much is on the way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +129,30 @@ impl Config {
     /// Largest window, bytes: what fills the fabric, and half as much again for the queueing that is aimed at.
     pub const fn window_max_bytes(&self) -> u32 {
         self.bdp_bytes() / 2 * 3
+    }
+
+    /// Probes that may be on the way besides chunks: into a silence that lasts until the connection is given up, each EV
+    /// is probed more and more rarely, and so is any.
+    pub(crate) fn probes_max(&self) -> u64 {
+        let rtts = u64::from(self.give_up_rtts);
+        u64::from(self.evs) * (9 + rtts / 512) + 5 + rtts / 16
+    }
+
+    /// Packets with a number that may be on the way.
+    pub(crate) fn numbers_max(&self) -> u64 {
+        u64::from(self.packets_max.max(1)) + self.probes_max()
+    }
+
+    /// Most bytes of heap one end of a connection holds, payload aside: see [`crate::Connection::memory_bytes`].
+    /// Nearly all of it is a bit for each chunk of each message that may be open; a peer that opens fewer or shorter
+    /// ones costs less.
+    pub fn memory_bytes_max(&self) -> u64 {
+        // all that one call can tell: every message of the ring, every EV down and up, the end
+        let events = u64::from(self.messages_max) * 2 + u64::from(self.evs) * 2 + 1;
+        (size_of::<Sender>() + size_of::<Receiver>()) as u64
+            + Sender::memory_bytes_max(self)
+            + Receiver::memory_bytes_max(self)
+            + grown(events) * size_of::<Event>() as u64
     }
 
     /// How long `bytes` take on the host's port.

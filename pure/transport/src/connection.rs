@@ -221,10 +221,10 @@ impl Connection {
         let n = self.config.evs.max(1);
         let turn =
             self.counters.acks + self.counters.nacks + self.counters.credits + self.counters.credit_requests;
-        match &self.receiver {
-            Some(r) if turn % 4 != 3 => r.alive(turn),
-            _ => Ev(((self.random ^ turn).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u16 % n),
-        }
+        // drawn, not in turn: where grants and ACKs alternate, one of them would always go the dead way
+        let drawn = (self.random ^ turn).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let alive = self.receiver.as_ref().filter(|_| drawn % 4 != 3).and_then(|r| r.alive(drawn >> 2));
+        alive.unwrap_or(Ev((drawn >> 2) as u16 % n))
     }
 
     /// Has [`Connection::poll_control`] something?
@@ -326,6 +326,14 @@ impl Connection {
     /// Nothing to send and nothing on the way.
     pub fn is_idle(&self) -> bool {
         self.sender.as_ref().is_none_or(|s| s.idle())
+    }
+
+    /// Bytes on the heap: at most [`Config::memory_bytes_max`], whatever the peer sends, where events are taken as they
+    /// come.
+    pub fn memory_bytes(&self) -> usize {
+        let sender = self.sender.as_ref().map_or(0, |s| size_of::<Sender>() + s.memory_bytes());
+        let receiver = self.receiver.as_ref().map_or(0, |r| size_of::<Receiver>() + r.memory_bytes());
+        sender + receiver + self.events.capacity() * size_of::<Event>()
     }
 
     /// What was counted.

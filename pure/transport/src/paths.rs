@@ -156,6 +156,16 @@ impl Paths {
         }
     }
 
+    /// Bytes on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        self.paths.capacity() * size_of::<Path>()
+    }
+
+    /// The most these can be.
+    pub fn memory_bytes_max(config: &Config) -> u64 {
+        u64::from(config.evs.max(1)) * size_of::<Path>() as u64
+    }
+
     pub fn get(&self, ev: Ev) -> Option<&Path> {
         self.paths.get(usize::from(ev.0))
     }

@@ -11,7 +11,7 @@
 //! Absent on purpose: the bytes themselves: the owner places them where [`Outcome::Place`] says.
 
 use crate::bits::Bits;
-use crate::config::Config;
+use crate::config::{Config, grown};
 use crate::event::{Counters, Event, Outcome, Reason};
 use crate::window::Window;
 use alloc::collections::VecDeque;
@@ -78,8 +78,9 @@ pub(crate) struct Receiver {
     ack_at: Option<Nanos>,
     credit_at: Option<Nanos>,
     newest_at: Nanos,
-    /// EVs something arrived on last, no two alike.
+    /// EVs something arrived on last, the newest first, no two alike.
     recent: [Ev; RECENT],
+    recent_len: usize,
     /// When to say again what was granted, where nothing comes of it, and how often that was done.
     retell_at: Option<Nanos>,
     retells: u32,
@@ -107,6 +108,11 @@ pub(crate) struct Receiver {
     left: u64,
 }
 
+/// Packet numbers kept: all that may be on the way, and a word more, because what is above is refused by the word.
+fn numbers(config: &Config) -> u64 {
+    (config.numbers_max() + 64).max(u64::from(config.packets_max) * 2)
+}
+
 /// `wide` moved to the nearest value with the low bits `narrow`.
 pub(crate) fn widen(wide: u64, narrow: u32) -> u64 {
     let diff = narrow.wrapping_sub(wide as u32) as i32;
@@ -115,8 +121,7 @@ pub(crate) fn widen(wide: u64, narrow: u32) -> u64 {
 
 impl Receiver {
     pub fn new(config: &Config) -> Self {
-        // twice what may be on the way: a sender's floor may lag
-        let numbers = u64::from(config.packets_max.max(64)) * 2;
+        let numbers = numbers(config);
         Self {
             base: 0,
             top: 0,
@@ -136,6 +141,7 @@ impl Receiver {
             credit_at: None,
             newest_at: Nanos::ZERO,
             recent: [Ev(0); RECENT],
+            recent_len: 0,
             retell_at: None,
             retells: 0,
             rtt_base: config.rtt_base,
@@ -192,8 +198,10 @@ impl Receiver {
 
     fn hear(&mut self, now: Nanos, ev: Ev, seq: u32, sent_ns: u32, seen: Seen) {
         let Some(h) = self.evs.get_mut(usize::from(ev.0)) else { return };
-        if !self.recent.contains(&ev) {
-            self.recent.rotate_right(1);
+        if self.recent_len == 0 || self.recent[0] != ev {
+            let known = self.recent.iter().take(self.recent_len).position(|e| *e == ev);
+            self.recent_len = (self.recent_len + usize::from(known.is_none())).min(RECENT);
+            self.recent[..=known.unwrap_or(self.recent_len - 1)].rotate_right(1);
             self.recent[0] = ev;
         }
         let delay = low(now).wrapping_sub(sent_ns);
@@ -430,6 +438,28 @@ impl Receiver {
         self.wanted.min(self.used.saturating_add(ahead)).saturating_sub(self.granted)
     }
 
+    /// Bytes on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        let have = |s: &Slot| if let Slot::Open(m) = s { m.have.capacity() * 8 } else { 0 };
+        (self.arrived.len() + self.trimmed.len()) as usize / 8
+            + self.evs.capacity() * size_of::<Heard>()
+            + self.nacks.capacity() * size_of::<Nack>()
+            + self.messages.capacity() * size_of::<Slot>()
+            + self.messages.iter().map(have).sum::<usize>()
+    }
+
+    /// The most these can be.
+    pub fn memory_bytes_max(config: &Config) -> u64 {
+        let of = |n: u64, size: usize| n * size as u64;
+        let chunks = config.message_bytes_max.min(CHUNKS_MAX);
+        let messages = u64::from(config.messages_max);
+        2 * Bits::memory_bytes(numbers(config))
+            + of(u64::from(config.evs.max(1)), size_of::<Heard>())
+            + of(grown(NACKS_MAX as u64), size_of::<Nack>())
+            + of(grown(messages), size_of::<Slot>())
+            + messages * chunks.div_ceil(64) * 8
+    }
+
     /// Is the sender here with a message that is not whole?
     pub fn is_receiving(&self) -> bool {
         self.open > 0 || self.wanted > self.granted
@@ -445,9 +475,11 @@ impl Receiver {
         self.binding = binding;
     }
 
-    /// One of the EVs something arrived on last: they are alive.
-    pub fn alive(&self, turn: u64) -> Ev {
-        self.recent[turn as usize % RECENT]
+    /// One of the EVs something arrived on last: they are alive. Every other time the newest; none where nothing has.
+    pub fn alive(&self, drawn: u64) -> Option<Ev> {
+        let known = self.recent.get(..self.recent_len)?;
+        let any = (drawn >> 1).checked_rem(known.len() as u64)?;
+        known.get(if drawn & 1 == 0 { 0 } else { any as usize }).copied()
     }
 
     pub fn binding(&self) -> bool {

@@ -10,7 +10,7 @@
 
 mod recover;
 
-use crate::config::Config;
+use crate::config::{Config, grown};
 use crate::event::{Counters, Event, Refused};
 use crate::paths::{NONE, Path, Paths};
 use crate::report::{PathReport, Reported, report};
@@ -33,6 +33,8 @@ const PLAIN_SHARE: u64 = 32;
 const TAIL_SHARE: u64 = 4;
 /// What "few" is.
 const TAIL_SEGMENTS: u64 = 16;
+/// Places in the ring at the beginning.
+const RING_LEAST: u64 = 64;
 /// Marks an entry that carries no chunk.
 const PROBE: u32 = u32::MAX;
 
@@ -113,6 +115,9 @@ pub(crate) struct Sender {
     asked: u32,
     /// Nothing came back since the last.
     unanswered: bool,
+    /// One above the highest number lost without a trace, and below which the receiver knows every fate.
+    gone: u64,
+    known: u64,
     /// Longest round trip of this spell and of the one before.
     longest: [Nanos; 2],
     spell_at: Nanos,
@@ -123,6 +128,8 @@ pub(crate) struct Sender {
     /// Packet numbers below are within what an ACK's bitmap has shown: of those beyond nothing is known.
     shown: u64,
     heard_at: Nanos,
+    /// When something was heard last that was not known.
+    news_at: Nanos,
     /// A probe is due since.
     probe_at: Option<Nanos>,
     /// When the last went out for want of any news.
@@ -148,7 +155,7 @@ impl Sender {
         Self {
             paths: Paths::new(config, random),
             window: Window::new(config),
-            ring: vec![BLANK; 64],
+            ring: vec![BLANK; RING_LEAST as usize],
             floor: 0,
             next: 0,
             in_flight_bytes: 0,
@@ -169,6 +176,8 @@ impl Sender {
             asked_at: Nanos::ZERO,
             asked: 0,
             unanswered: false,
+            gone: 0,
+            known: 0,
             // nothing measured: slow to suspect
             longest: [Nanos(config.rtt_base.0 * 3), Nanos::MAX],
             spell_at: now,
@@ -177,6 +186,7 @@ impl Sender {
             newest: Nanos::ZERO,
             shown: BITMAP_BITS,
             heard_at: now,
+            news_at: now,
             probe_at: None,
             probed_at: Nanos::ZERO,
             probe_wait: 0,
@@ -210,6 +220,24 @@ impl Sender {
 
     pub fn in_flight(&self) -> u64 {
         self.in_flight
+    }
+
+    /// Bytes on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        self.ring.capacity() * size_of::<Sent>()
+            + self.messages.capacity() * size_of::<Outgoing>()
+            + self.again.capacity() * size_of::<(u32, u32)>()
+            + self.paths.memory_bytes()
+    }
+
+    /// The most these can be.
+    pub fn memory_bytes_max(config: &Config) -> u64 {
+        let of = |n: u64, size: usize| n * size as u64;
+        let packets = config.numbers_max() + 1;
+        of(packets.next_power_of_two().max(RING_LEAST), size_of::<Sent>())
+            + of(grown(u64::from(config.messages_max)), size_of::<Outgoing>())
+            + of(grown(packets), size_of::<(u32, u32)>())
+            + Paths::memory_bytes_max(config)
     }
 
     pub fn window_bytes(&self) -> u64 {
@@ -440,6 +468,7 @@ impl Sender {
             }
             if self.in_flight == 0 {
                 self.heard_at = self.heard_at.max(now);
+                self.news_at = self.heard_at;
                 self.probe_wait = 0;
             }
             let sent = Sent {
@@ -557,10 +586,17 @@ impl Sender {
         self.demand_told = demand;
         self.asked_at = now;
         self.asked += 1;
-        self.unanswered = true;
+        let silent = core::mem::replace(&mut self.unanswered, true) && self.asked > 2;
+        let ev = self.paths.choose(now - Nanos(self.rtt.0 * 2));
+        if (silent || self.known < self.gone) && self.starved(config) {
+            // What was granted for the lost is held against us until the receiver hears of it: a probe says the floor.
+            // And where nobody answers, a probe says which way it came, so that the answer can take the same.
+            let mut sink = Vec::new();
+            let ev = self.probe(now, peer, Some(ev), config, counters, &mut sink);
+            return sink.pop().map(|packet| (ev, packet));
+        }
         counters.credit_requests += 1;
         let left = self.backlog.min(u64::from(u32::MAX)) as u32;
-        let ev = self.paths.choose(now - Nanos(self.rtt.0 * 2));
         Some((ev, Packet::CreditRequest(CreditRequest { connection: peer, demand: demand as u32, left })))
     }
 

@@ -102,6 +102,9 @@ impl Sender {
                 }
             }
         }
+        if why != Loss::Trimmed {
+            self.gone = self.gone.max(number + 1);
+        }
         if sent.message != PROBE {
             self.again.push_back((sent.message, sent.chunk));
             self.backlog += u64::from(sent.wire_bytes);
@@ -140,12 +143,16 @@ impl Sender {
         }
     }
 
-    fn came_back(&mut self, now: Nanos) {
+    /// Something came back. Where it says nothing new, a receiver repeats itself, and the silence goes on.
+    fn came_back(&mut self, now: Nanos, news: bool) {
         self.unanswered = false;
         self.heard = true;
         self.heard_at = now;
-        self.probe_wait = 0;
-        self.probe_at = None;
+        if news {
+            self.news_at = now;
+            self.probe_wait = 0;
+            self.probe_at = None;
+        }
     }
 
     fn grants(&mut self, now: Nanos, grants: bool, granted: u32) {
@@ -173,7 +180,7 @@ impl Sender {
         }
         self.grants(now, nack.grants, nack.granted);
         counters.nacked(nack.reason);
-        self.came_back(now);
+        self.came_back(now, true);
         if nack.number < self.floor || self.sent(nack.number).fate != Fate::InFlight {
             return counters.drop(Reason::Late);
         }
@@ -204,6 +211,7 @@ impl Sender {
             return counters.drop(Reason::NeverSent);
         }
         self.grants(now, ack.grants, ack.granted);
+        self.known = self.known.max(ack.cumulative);
         let mut bytes = 0;
         let newest_sent = ack.reports().last().and_then(|f| self.newest_of(f));
         for n in self.floor..ack.cumulative {
@@ -238,7 +246,7 @@ impl Sender {
         if let Some(sent_at) = newest_sent {
             self.measured(now, now.since(sent_at), config);
         }
-        self.came_back(now);
+        self.came_back(now, bytes > 0 || packets > 0);
         // a delay that is the host's and not a queue's does not go away with a smaller window: what arrived of late fits
         // in always, with the queue that is aimed at
         self.rate.acked(now, bytes);
@@ -354,7 +362,7 @@ impl Sender {
             let late = oldest + self.late();
             // what nothing newer has overtaken is asked for, and that only after silence
             let ask =
-                self.heard_at.max(self.probed_at) + Nanos(self.late().0 << self.probe_wait.min(DOUBLINGS));
+                self.news_at.max(self.probed_at) + Nanos(self.late().0 << self.probe_wait.min(DOUBLINGS));
             sooner(if self.overtaken(oldest) { late } else { late.max(ask) });
         }
         if self.starved(config) {
@@ -394,13 +402,14 @@ impl Sender {
         }
         let oldest = self.sent(self.floor).at;
         let silent_since = self.heard_at.max(oldest);
-        if now.since(silent_since).0 >= late.0.saturating_mul(u64::from(config.give_up_rtts)) {
+        let crowded = self.next - self.floor > config.numbers_max();
+        if crowded || now.since(silent_since).0 >= late.0.saturating_mul(u64::from(config.give_up_rtts)) {
             counters.timeouts += 1;
             return Some(CloseReason::TimedOut);
         }
         let wait = Nanos(late.0 << self.probe_wait.min(DOUBLINGS));
         if now.since(oldest) >= late
-            && now.since(self.heard_at.max(self.probed_at)) >= wait
+            && now.since(self.news_at.max(self.probed_at)) >= wait
             && self.probe_at.is_none()
         {
             self.probe_at = Some(now);
