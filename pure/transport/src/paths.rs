@@ -12,7 +12,7 @@
 //! bad or denied, the walk goes on over the bad ones: a connection never stands still for lack of a good path.
 //! Absent on purpose: what an EV means on the wire.
 
-use crate::config::{Balancing, Config};
+use crate::config::{Balancing, Config, grown};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -158,12 +158,13 @@ impl Paths {
 
     /// Bytes on the heap.
     pub fn memory_bytes(&self) -> usize {
-        self.paths.capacity() * size_of::<Path>()
+        self.paths.capacity() * size_of::<Path>() + self.clean.capacity() * size_of::<u16>()
     }
 
     /// The most these can be.
     pub fn memory_bytes_max(config: &Config) -> u64 {
-        u64::from(config.evs.max(1)) * size_of::<Path>() as u64
+        let evs = u64::from(config.evs.max(1));
+        evs * size_of::<Path>() as u64 + grown(evs) * size_of::<u16>() as u64
     }
 
     pub fn get(&self, ev: Ev) -> Option<&Path> {
