@@ -36,7 +36,7 @@ enum Task {
     },
     /// Break random things in a running lab, again and again, and judge every verdict (root); or exchanges of the
     /// transport by the million
-    Soak(soak::Args),
+    Soak(Box<soak::Args>),
     /// Fuzz the decoders and state machines that face the network (nightly, cargo-fuzz)
     Fuzz(fuzz::Args),
 }
