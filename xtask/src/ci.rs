@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: what must be green before anything lands. `make test` and `.ci/run` are this.
 
-use crate::{output, sh, tidy};
+use crate::{bench_instructions, output, sh, tidy};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -24,7 +24,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     sh("cargo", &["build", "--quiet", "--package", "selvedge"])?;
     sh("cargo", &["nextest", "run", "--workspace", "--no-fail-fast"])?;
-    sh("cargo", &["test", "--quiet", "--workspace", "--doc"])
+    sh("cargo", &["test", "--quiet", "--workspace", "--doc"])?;
+    match bench_instructions::missing() {
+        Some(why) => eprintln!("skip: instructions of the transport are not counted: {why}"),
+        None => bench_instructions::run(&bench_instructions::Args::default())?,
+    }
+    Ok(())
 }
 
 /// The pure floor must not reach `std` even through a dependency; only a target without `std` proves it.

@@ -3,6 +3,7 @@
 //! One file per tool. Nothing here is needed to build or to run the product.
 
 mod bench_failure;
+mod bench_instructions;
 mod bench_localizer;
 mod bench_scale;
 mod bench_transport;
@@ -45,6 +46,8 @@ enum Task {
 enum Bench {
     /// Precision, recall and speed of the localizer on recorded traces, and its scale
     Localizer(bench_localizer::Args),
+    /// Instructions a packet costs the transport, beside the limits in the repository (valgrind)
+    Instructions(bench_instructions::Args),
     /// What a path's death, loss, slowness or flapping costs, beside MPTCP, TCP and quinn (root)
     Failure(bench_failure::Args),
     /// Gigabits a CPU-second of the transport, beside quinn, noq, s2n-quic, TCP and the ceiling
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Ci(args) => ci::run(&args),
         Task::Tidy => tidy::run(),
         Task::Bench { what: Bench::Localizer(args) } => bench_localizer::run(args),
+        Task::Bench { what: Bench::Instructions(args) } => bench_instructions::run(&args),
         Task::Bench { what: Bench::Failure(args) } => bench_failure::run(&args),
         Task::Bench { what: Bench::Transport(args) } => bench_transport::run(&args),
         Task::Soak(args) => soak::run(&args),
