@@ -2,4 +2,4 @@
 #[path = "../src/entries.rs"]
 #[allow(dead_code)]
 mod entries;
-libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::transport(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::transport_packets(data));

@@ -6,6 +6,7 @@
 use fabric::{Fabric, Scenario};
 use prost::Message;
 use wire::stamp::{ReflectorPacket, SenderPacket};
+use wire::transport::{CloseReason, ConnectionId, Ev, Seen, Target};
 use wire::{Epoch, HostId, Nanos, NicId};
 
 /// What a target does with its bytes.
@@ -20,7 +21,8 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("stamp", stamp),
     ("ioam", ioam),
     ("reflector", reflector),
-    ("transport", transport),
+    ("transport", transport_packets),
+    ("transport_machine", transport_machine),
 ];
 
 /// The agent's message as the hub decodes it: protobuf, then columns.
@@ -160,7 +162,7 @@ pub fn reflector(data: &[u8]) {
 }
 
 /// Transport packets and handshake datagrams: what decodes writes back to the same bytes.
-pub fn transport(data: &[u8]) {
+pub fn transport_packets(data: &[u8]) {
     use wire::transport::hello::{Hello, Parameters, Retry, Stranger};
     use wire::transport::packet;
     let Some((&tag_bytes, bytes)) = data.split_first() else { return };
@@ -193,4 +195,132 @@ pub fn transport(data: &[u8]) {
         parameters.write(&mut again);
         assert_eq!(Parameters::read(&again), Ok(parameters));
     }
+}
+
+/// The transport's machine between an honest peer whose bytes are lost, repeated, reordered and changed, and packets
+/// that nobody sent, at any times. It must not panic, hold more than its parameters say, miscount, or be due for ever.
+pub fn transport_machine(data: &[u8]) {
+    let mut rest = data;
+    let mut next = || {
+        let (&b, tail) = rest.split_first()?;
+        rest = tail;
+        Some(u64::from(b))
+    };
+    let Some(shape) = next() else { return };
+    let config = transport::Config {
+        control: [transport::Control::Sender, transport::Control::Receiver, transport::Control::Both]
+            [shape as usize % 3],
+        evs: [1, 2, 5, 16][shape as usize / 3 % 4],
+        packets_max: [1, 8, 64][shape as usize / 12 % 3],
+        messages_max: 1 + (shape as u32 / 36) % 4,
+        message_bytes_max: 20_000,
+        chunk_bytes: 400,
+        give_up_rtts: 64,
+        ..transport::Config::default()
+    };
+    let mut ends = [1, 0].map(|peer| transport::Connection::new(config, ConnectionId(peer), shape));
+    let mut pacers = [transport::Pacer::new(&config), transport::Pacer::new(&config)];
+    // what is on the way to each end, as bytes without payload and tag; the second is the machine that is tested
+    let mut way: [Vec<Vec<u8>>; 2] = [Vec::new(), Vec::new()];
+    let mut now = Nanos(1);
+    while let Some(op) = next() {
+        let to = (op >> 7) as usize;
+        match op % 12 {
+            0 => now += Nanos(next().unwrap_or(0) * 40),
+            1 => now += Nanos(next().unwrap_or(0) << (next().unwrap_or(0) % 24)),
+            2 => {
+                let bytes = next().unwrap_or(0) * next().unwrap_or(0);
+                let target = Target::Tagged { tag: op };
+                let _ = ends[to].send(now, target, bytes);
+            }
+            3 => drop((!way[to].is_empty()).then(|| way[to].remove(0))),
+            4 => {
+                if let Some(again) = way[to].get(next().unwrap_or(0) as usize).cloned() {
+                    way[to].insert(0, again);
+                }
+            }
+            5 => {
+                // a peer's packet, changed: only the second end gets such
+                let (at, with) = (next().unwrap_or(0) as usize, next().unwrap_or(0));
+                if let Some(b) = way[1].first_mut().and_then(|p| p.get_mut(at)) {
+                    *b ^= with as u8;
+                }
+            }
+            6 => {
+                // a packet nobody sent
+                let len = next().unwrap_or(0) as usize % 160;
+                let made: Vec<u8> = (0..len).map_while(|_| next()).map(|b| b as u8).collect();
+                way[1].insert(0, made);
+            }
+            7 => ends[to].deny(now, Ev(next().unwrap_or(0) as u16), op & 64 != 0),
+            8 if op & 96 == 96 => ends[to].close(CloseReason::Aborted),
+            _ => {
+                if way[to].is_empty() {
+                    continue;
+                }
+                let bytes = way[to].remove(0);
+                let Ok(packet) = read(&bytes) else { continue };
+                let seen = Seen { marked: op & 16 != 0, trimmed: op & 32 != 0 && op & 64 != 0 };
+                let _ = ends[to].handle_input(now, &packet, seen);
+                pacers[to].handle_input(0, &mut ends[to]);
+            }
+        }
+        for end in 0..2 {
+            drive(now, end, &config, &mut ends[end], &mut pacers[end], &mut way);
+        }
+    }
+}
+
+/// Reads a packet whose payload was left out.
+fn read(bytes: &[u8]) -> Result<wire::transport::Packet, wire::transport::packet::Reject> {
+    use wire::transport::packet::{decode, decode_trimmed};
+    decode(bytes, 0).or_else(|_| decode_trimmed(bytes)).map(|p| p.packet)
+}
+
+/// Everything that can go out goes out, and what must hold is looked at.
+fn drive(
+    now: Nanos,
+    end: usize,
+    config: &transport::Config,
+    machine: &mut transport::Connection,
+    pacer: &mut transport::Pacer,
+    way: &mut [Vec<Vec<u8>>; 2],
+) {
+    /// Packets kept on the way to an end; more are lost.
+    const WAY_MAX: usize = 64;
+    if machine.next_timeout().is_some_and(|at| at <= now) {
+        machine.handle_timeout(now);
+    }
+    let mut idle = 0;
+    loop {
+        let mut grants = 0;
+        while let Some(slot) = pacer.poll_slot(now) {
+            pacer.grant(now, slot, machine);
+            grants += 1;
+            assert!(grants < 10_000, "grants without end");
+        }
+        let (mut sink, mut polls) = (Vec::new(), 0);
+        while machine.poll_output(now, 4, &mut sink).is_some() {
+            polls += 1;
+            assert!(polls < 10_000, "output without end");
+        }
+        for packet in &sink {
+            let mut bytes = Vec::new();
+            assert_eq!(wire::transport::packet::encode(packet, 0, false, &mut bytes), Ok(()));
+            if way[1 - end].len() < WAY_MAX {
+                way[1 - end].push(bytes);
+            }
+        }
+        while machine.poll_event().is_some() {}
+        if machine.next_timeout().is_none_or(|at| at > now) {
+            break;
+        }
+        idle += 1;
+        assert!(idle < 8, "due at {:?}, it is {now:?}, and nothing comes of it", machine.next_timeout());
+        machine.handle_timeout(now);
+    }
+    let c = machine.counters();
+    assert_eq!(c.sent, c.acknowledged + c.lost + machine.in_flight(), "{c:?}");
+    assert_eq!(c.sent, c.chunks_new + c.chunks_again + c.probes, "{c:?}");
+    assert!(machine.memory_bytes() as u64 <= config.memory_bytes_max(), "{}", machine.memory_bytes());
 }
