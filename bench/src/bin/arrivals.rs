@@ -8,6 +8,7 @@
 //! Absent on purpose: what breaks, and any judgement.
 
 #[path = "../tls.rs"]
+#[allow(dead_code)] // s2n-quic alone reads PEM
 mod tls;
 
 use anyhow::{Context, Result, ensure};
@@ -92,16 +93,21 @@ fn tcp(args: &Args, protocol: Protocol) -> Result<Arrivals> {
         s.listen(1)?;
         Ok(std::net::TcpListener::from(s))
     })?;
-    let to = listener.local_addr()?;
+    let (to, seconds) = (listener.local_addr()?, args.seconds);
     let receive = std::thread::spawn(move || -> Result<Arrivals> {
         let (mut stream, _) = listener.accept()?;
+        // the news that the sender is gone may be lost where the path is full or dead
+        let end = Instant::now() + Duration::from_secs_f64(seconds + 0.5);
         let (mut arrivals, mut buffer) = (Arrivals::default(), vec![0; 1 << 20]);
         loop {
+            let left = end.saturating_duration_since(Instant::now());
+            stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             match stream.read(&mut buffer) {
                 Ok(0) => return Ok(arrivals),
                 Ok(n) => arrivals.add(n),
                 // the sender left what was still under way
                 Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(arrivals),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(arrivals),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -122,7 +128,9 @@ fn tcp(args: &Args, protocol: Protocol) -> Result<Arrivals> {
         }
     }
     // what is still under way does not matter
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    if let Err(e) = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)) {
+        eprintln!("arrivals: the sender was gone already: {e}");
+    }
     drop(stream);
     receive.join().map_err(|_| anyhow::anyhow!("the receiver panicked"))?
 }
