@@ -128,6 +128,43 @@ fn datagrams(lab: &Lab, count: u32) -> Vec<(u32, f64)> {
     came.into_iter().map(|(number, at)| (number, at - sent[number as usize])).collect()
 }
 
+/// Nobody probes; what the transport's packets saw is at the hub, path by path, and is what the fault did.
+#[test]
+fn the_transport_tells_of_every_path() {
+    need_kernel!();
+    let lab = Lab::new("told", FABRIC);
+    lab.ok(&["up", &lab.file, "--packets-per-second", "0"]);
+    lab.ok(&["fault", "p0-leaf0:p0-spine1", "drop", "2%"]);
+    let ask = |arguments: &[&str]| -> Value {
+        let out =
+            Command::new(SELVEDGE).args(arguments).args(["--json", "--lab", &lab.name]).output().unwrap();
+        assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let done =
+        ask(&["bench", "collective", "--between", "host0", "host2", "--seconds", "2", "--kibibytes", "512"]);
+    let row = &done["rows"][0];
+    assert_eq!((&row["exact_paths"], &row["observations_dropped"]), (&true.into(), &0.into()), "{row}");
+    let counted = lab.counters();
+    let (seen, dropped) = (counted["seen"].as_u64().unwrap(), counted["dropped"].as_u64().unwrap());
+    // the last window is on its way: until the healthy path's packets are all there or it is late
+    let begin = Instant::now();
+    let told = loop {
+        let all = ask(&["paths", "host0", "host2"]);
+        let of = |i: usize, what: &str| all["paths"][i]["measured"][what].as_u64().unwrap_or(0);
+        let told = [0, 1].map(|i| (of(i, "sent"), of(i, "lost")));
+        if told[1].1 > dropped / 2 || begin.elapsed() > Duration::from_secs(5) {
+            break told;
+        }
+        std::thread::yield_now();
+    };
+    let [well, sick] = told;
+    assert!(well.0 > 1_000 && well.1 == 0, "{told:?}");
+    // acknowledgements cross the link too, and are lost and not told
+    assert!(dropped > 0 && sick.1 > dropped / 2 && sick.1 <= dropped, "{told:?}: {dropped} were dropped");
+    assert!(sick.0 > seen / 2 && sick.0 <= seen, "{told:?}: {seen} crossed the link");
+}
+
 #[test]
 fn a_delay_line_delays_and_keeps_the_order() {
     need_kernel!();
