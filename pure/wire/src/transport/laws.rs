@@ -252,7 +252,7 @@ fn each_reject_has_its_reason() {
     assert_eq!(with(0, 0x20), Reject::Version { got: 2 });
     assert_eq!(with(0, 0x1f), Reject::Kind { got: 15 });
     assert_eq!(with(0, Kind::Hello.first_byte()), Reject::Kind { got: 8 });
-    assert_eq!(with(1, 0x08), Reject::Flags { kind: Kind::Data, got: 8 });
+    assert_eq!(with(1, 0x20), Reject::Flags { kind: Kind::Data, got: 0x20 });
     assert_eq!(with(26, 0xff), Reject::Floor { number: 1000, distance: 0xff64 });
     assert_eq!(with(32, 0xff), Reject::NotShortest);
     assert_eq!(with(33, 0), Reject::Payload { got: 1391, want: 1391 % 256 });
