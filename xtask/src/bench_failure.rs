@@ -6,7 +6,8 @@
 //! link it uses most is broken, so that a transport of one path meets the fault too. The receiving application says what
 //! it had when (`bench/src/bin/arrivals.rs`). The control is the same without a fault, in the same round.
 //!
-//! Invariants: every transport and case runs in every round; a run that fails is a row that says so.
+//! Invariants: every transport and case runs in every round; a run that fails is told and left
+//! out of the medians, whose rows say how many runs they are of.
 //! Absent on purpose: fabrics of other machines.
 
 use crate::{output, root, sh};

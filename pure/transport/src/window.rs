@@ -5,7 +5,9 @@
 //! windows that meet at one link equal in the end. Marks without delay: it stays, the balancing will see to it. Both:
 //! it gives up a part of what was marked. The delay is the median of the recent reports, because under spraying the
 //! newest one speaks of one path among many (arXiv 2509.07907). A trim takes its bytes out of the window, so that
-//! after a round of trims the window is what came through.
+//! after a round of trims the window is what came through. A queue of several targets takes more than a mark does; where
+//! the network marks nothing its owner says so by counting such queues as marks, and gives a floor: what arrived of late,
+//! at best ([`Rate`]), always fits, because the delay of a host that runs late does not go away with a smaller window.
 //!
 //! Invariants: one packet `<= bytes <= most`: where many senders meet, the receiver's grants see to
 //! it that one packet each is not too much.

@@ -1,13 +1,16 @@
 //! `cargo xtask soak transport-diagnosis`: a sick link named by nothing but what the transport saw.
 //!
 //! How: one source-routed lab whose agents do not probe; an all-reduce over hosts of alternating leaves, so that all
-//! trunk links carry traffic of more than one pair, runs all the time. First a while in which nothing is broken. Then again and again: one of
-//! the links that carry traffic loses a share of its packets, per wire segment; the first incident that names it (or its
+//! trunk links carry traffic of more than one pair, runs all the time. First a while in which nothing is broken. Then
+//! again and again: one of the links that carry traffic loses a share of its packets, per wire segment; the first incident that names it (or its
 //! class) is waited for, and any that does not is false; it is healed, and the incident has to close. Every run is
 //! appended to a file named after the commit, so that a soak that was cut off goes on where it stopped.
 //!
 //! Beside the verdicts stands what was possible: packets that crossed the link until it was named, as the fault itself
 //! counted them, over the least any test needs (docs/diagnosis.md).
+//!
+//! Invariants: whatever is broken is healed before the next run.
+//! Absent on purpose: other faults than loss; probes.
 
 use super::{CLOSE, Lab, commit, load, names, record};
 use crate::root;
