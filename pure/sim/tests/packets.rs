@@ -234,3 +234,21 @@ fn slow_paths_that_do_not_mark_are_filled_evenly() {
         assert_eq!(o.counters.lost, 0, "{what}");
     }
 }
+
+/// One of eight paths carries a tenth of what the others do. Its oldest packet holds back what an ACK can name from the
+/// oldest open one on, while thousands arrive on the others.
+#[test]
+fn a_slow_path_does_not_hold_the_others() {
+    let (topology, setup) = eight_slow_paths();
+    let m = matrix("Nodes 32\n0->20 start 0 size 64000000");
+    for (segments_max, routing, least) in [(16, Routing::Exact, 0.8), (16, Routing::Hashed, 0.7)] {
+        let faults = Faults { slow_links: 2, slow_share: 0.1, ..Faults::default() };
+        let o = run(&m, &topology, &Setup { segments_max, routing, faults, ..setup.clone() });
+        let carried = 800e6 * 1352.0 / 1448.0;
+        let goodput = 64e6 * 8.0 / (o.tail_us().unwrap() / 1e6);
+        let what = format!("{routing:?}: {:.3} of what the paths carry", goodput / carried);
+        println!("{what} {:?}", o.counters);
+        assert!(goodput / carried > least, "{what}");
+        laws(&o, 1, &what);
+    }
+}

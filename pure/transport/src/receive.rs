@@ -4,6 +4,8 @@
 //! remembers what is placed, because a lost chunk comes again under another number. An ACK is due after so many bytes,
 //! at the first packet, at the end of a message, when the sender asks, and after half a round trip at the latest; where
 //! the sender does not mind, with the next data that goes the other way instead.
+//! An ACK's bitmap begins at the oldest open number while that reaches what arrived. Where a slow path holds that one
+//! back, it begins so that it names what is new, and every other ACK is followed by one that names a piece of the rest.
 //! A trimmed header calls for a NACK at once.
 //!
 //! Invariants: memory is bounded by the limits of [`Config`]; a chunk is placed once; whatever has no effect is counted.
@@ -19,8 +21,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use wire::Nanos;
 use wire::transport::{
-    Ack, BITMAP_WORDS, ConnectionId, Credit, Data, DataFlags, Ev, EvFeedback, FEEDBACK_MAX, Nack, NackReason,
-    Packet, Probe, Seen, low,
+    Ack, BITMAP_BITS, BITMAP_WORDS, ConnectionId, Credit, Data, DataFlags, Ev, EvFeedback, FEEDBACK_MAX,
+    Nack, NackReason, Packet, Probe, Seen, low,
 };
 
 /// Chunks a message may have: a bit each.
@@ -68,6 +70,11 @@ pub(crate) struct Receiver {
     nacks: VecDeque<Nack>,
     /// Bytes since the last ACK.
     unacked: u32,
+    /// The lowest and one above the highest number that arrived and was not in a bitmap yet.
+    fresh: Option<(u64, u64)>,
+    /// Where the rest is to be named next, and whether it is time for that.
+    sweep: u64,
+    sweeps: bool,
     /// Something arrived whose ACK goes with the next data of ours.
     owed: bool,
     /// Grants waited long enough.
@@ -132,6 +139,9 @@ impl Receiver {
             dirty_len: 0,
             nacks: VecDeque::new(),
             unacked: 0,
+            fresh: None,
+            sweep: 0,
+            sweeps: false,
             owed: false,
             flush: false,
             first: true,
@@ -194,6 +204,37 @@ impl Receiver {
         }
         self.top = self.top.max(number + 1);
         None
+    }
+
+    fn arrive(&mut self, number: u64) {
+        self.arrived.set(number);
+        let (least, end) = self.fresh.unwrap_or((number, 0));
+        self.fresh = Some((least.min(number), end.max(number + 1)));
+    }
+
+    /// Where an ACK's bitmap begins, above the base.
+    fn bitmap_ahead(&mut self) -> u16 {
+        let fresh = self.fresh.take().filter(|&(_, end)| end > self.base);
+        if self.top.saturating_sub(self.base) <= BITMAP_BITS {
+            self.sweeps = false;
+            return 0;
+        }
+        let from = if let Some((least, end)) = fresh {
+            let from = least.min(end.saturating_sub(BITMAP_BITS)).max(self.base);
+            if end > from + BITMAP_BITS {
+                self.fresh = Some((from + BITMAP_BITS, end));
+            }
+            self.sweeps = !self.sweeps;
+            from
+        } else {
+            self.sweeps = false;
+            let from = if self.sweep < self.base || self.sweep >= self.top { self.base } else { self.sweep };
+            self.sweep = from + BITMAP_BITS;
+            from
+        };
+        // the rest goes in a further ACK
+        self.ack_now = self.fresh.is_some() || self.sweeps;
+        u16::try_from(from - self.base).unwrap_or(0)
     }
 
     fn hear(&mut self, now: Nanos, ev: Ev, seq: u32, sent_ns: u32, seen: Seen) {
@@ -288,7 +329,7 @@ impl Receiver {
             self.hear_late(now, p.ev, p.ev_seq, p.sent_ns, seen, reason);
             return counters.drop(reason);
         }
-        self.arrived.set(p.number);
+        self.arrive(p.number);
         self.hear(now, p.ev, p.ev_seq, p.sent_ns, seen);
         self.newest_at = now;
         self.advance(p.floor, config);
@@ -342,7 +383,7 @@ impl Receiver {
             self.nack(d, NackReason::NoRoom);
             return counters.drop(Reason::NoRoom);
         }
-        self.arrived.set(d.number);
+        self.arrive(d.number);
         self.advance(d.floor, config);
         self.newest_at = now;
         self.retells = 0;
@@ -579,9 +620,12 @@ impl Receiver {
     }
 
     fn ack(&mut self, now: Nanos, peer: ConnectionId, counters: &mut Counters) -> Packet {
+        self.ack_now = false;
+        let ahead = self.bitmap_ahead();
         let mut ack = Ack {
             connection: peer,
             cumulative: self.base,
+            ahead,
             bitmap: [0; BITMAP_WORDS],
             feedback_len: 0,
             granted: self.granted as u32,
@@ -591,7 +635,7 @@ impl Receiver {
             ..Ack::default()
         };
         for (i, word) in ack.bitmap.iter_mut().enumerate() {
-            let from = self.base + i as u64 * 64;
+            let from = self.base + u64::from(ahead) + i as u64 * 64;
             if from >= self.top {
                 break;
             }
@@ -616,7 +660,6 @@ impl Receiver {
         self.dirty_len = 0;
         self.unacked = 0;
         self.owed = false;
-        self.ack_now = false;
         self.ack_at = None;
         self.told(now);
         counters.acks += 1;

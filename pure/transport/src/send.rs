@@ -127,6 +127,8 @@ pub(crate) struct Sender {
     newest: Nanos,
     /// Packet numbers below are within what an ACK's bitmap has shown: of those beyond nothing is known.
     shown: u64,
+    /// Payload bytes the receiver placed so far: tells which of two ACKs is the later one.
+    placed: u64,
     heard_at: Nanos,
     /// When something was heard last that was not known.
     news_at: Nanos,
@@ -185,6 +187,7 @@ impl Sender {
             delay_least: None,
             newest: Nanos::ZERO,
             shown: BITMAP_BITS,
+            placed: 0,
             heard_at: now,
             news_at: now,
             probe_at: None,

@@ -301,15 +301,16 @@ mod hostile {
         });
         let ack = (
             number(),
-            any::<[u64; 4]>(),
+            (any::<u16>(), any::<[u64; 4]>()),
             any::<[(u16, u32, u32, u32); 8]>(),
             any::<u8>(),
             any::<u32>(),
             any::<bool>(),
         )
-            .prop_map(|(cumulative, bitmap, feedback, feedback_len, granted, grants)| {
+            .prop_map(|(cumulative, (ahead, bitmap), feedback, feedback_len, granted, grants)| {
                 Packet::Ack(Ack {
                     cumulative,
+                    ahead: if ahead & 1 == 0 { ahead >> 8 } else { 0 },
                     bitmap,
                     feedback: feedback.map(|(ev, highest, received, marked)| EvFeedback {
                         ev: Ev(ev % 70),

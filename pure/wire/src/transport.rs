@@ -147,9 +147,12 @@ pub struct EvFeedback {
 pub struct Ack {
     /// The receiver's (of this ACK) id of the connection.
     pub connection: ConnectionId,
-    /// Every packet number below has arrived or was given up by the sender's floor. The bitmap begins here.
+    /// Every packet number below has arrived or was given up by the sender's floor.
     pub cumulative: u64,
-    /// Bit `i % 64` of word `i / 64`: packet number `cumulative + i` arrived.
+    /// How far above `cumulative` the bitmap begins. A slow path's oldest packet holds `cumulative` back while thousands
+    /// arrive on the others.
+    pub ahead: u16,
+    /// Bit `i % 64` of word `i / 64`: packet number `cumulative + ahead + i` arrived.
     pub bitmap: [u64; BITMAP_WORDS],
     /// EVs reported, the first `feedback_len` of it; the newest last.
     pub feedback: [EvFeedback; FEEDBACK_MAX],
@@ -176,7 +179,7 @@ impl Ack {
         let words = self.bitmap.iter().enumerate().rev();
         let top =
             words.map(|(i, w)| (i as u64, 64 - u64::from(w.leading_zeros()))).find(|&(_, bits)| bits > 0);
-        self.cumulative.saturating_add(top.map_or(0, |(i, bits)| i * 64 + bits))
+        self.cumulative.saturating_add(top.map_or(0, |(i, bits)| u64::from(self.ahead) + i * 64 + bits))
     }
 
     /// Did this packet number arrive, as far as this ACK says? `None`: it says nothing about it.
@@ -184,7 +187,7 @@ impl Ack {
         if number < self.cumulative {
             return Some(true);
         }
-        let i = number - self.cumulative;
+        let i = (number - self.cumulative).checked_sub(u64::from(self.ahead))?;
         let word = self.bitmap.get(usize::try_from(i / 64).ok()?)?;
         Some(word >> (i % 64) & 1 == 1)
     }
@@ -352,6 +355,19 @@ mod tests {
         assert_eq!(ack.end(), 10 + 256);
         assert_eq!(Ack { cumulative: 10, bitmap: [0b101, 0, 0, 0], ..Ack::default() }.end(), 13);
         assert_eq!(Ack { cumulative: 10, ..Ack::default() }.end(), 10);
+    }
+
+    #[test]
+    fn a_bitmap_further_up_says_nothing_of_what_lies_between() {
+        let ack = Ack { cumulative: 10, ahead: 500, bitmap: [0b101, 0, 0, 0], ..Ack::default() };
+        assert_eq!(ack.arrived(9), Some(true));
+        assert_eq!(ack.arrived(10), None);
+        assert_eq!(ack.arrived(509), None);
+        assert_eq!(ack.arrived(510), Some(true));
+        assert_eq!(ack.arrived(511), Some(false));
+        assert_eq!(ack.arrived(510 + 256), None);
+        assert_eq!(ack.end(), 513);
+        assert_eq!(Ack { cumulative: 10, ahead: 500, ..Ack::default() }.end(), 10);
     }
 
     #[test]

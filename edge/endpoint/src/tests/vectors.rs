@@ -82,11 +82,13 @@ fn packets() -> Vec<(&'static str, Packet, &'static [u8])> {
     ack.feedback[1] = EvFeedback { ev: Ev(10), marked: 3, trimmed: 1, delay_max_ns: 12, ..report };
     let mut one = Ack { feedback_len: 1, ..ack };
     one.feedback[1] = EvFeedback::default();
+    let further = Ack { ahead: 300, bitmap: [0b101, 0, 0, 0], grants: false, granted: 0, ..one };
     let (connection, number, ev, granted) = (RESPONDER, 69, Ev(9), 4_096);
     vec![
         ("Data, tagged", Packet::Data(data), b"hello"),
         ("Data, write", Packet::Data(write), b"world"),
         ("Ack", Packet::Ack(ack), b""),
+        ("Ack, further up", Packet::Ack(further), b""),
         (
             "Nack",
             Packet::Nack(Nack { connection, number, reason: NackReason::NoRoom, ev, granted, grants: true }),

@@ -18,7 +18,7 @@ use crate::window::DEEP;
 use alloc::collections::VecDeque;
 use wire::Nanos;
 use wire::transport::{
-    Ack, BITMAP_BITS, BITMAP_WORDS, CloseReason, EvFeedback, MessageId, Nack, NackReason, low,
+    Ack, BITMAP_BITS, BITMAP_WORDS, CloseReason, Ev, EvFeedback, MessageId, Nack, NackReason, low,
 };
 
 /// Round trips over which the longest is remembered, once or twice.
@@ -221,7 +221,7 @@ impl Sender {
         }
         for w in 0..BITMAP_WORDS {
             let mut bits = ack.bitmap[w];
-            let from = ack.cumulative + w as u64 * 64;
+            let from = ack.cumulative + u64::from(ack.ahead) + w as u64 * 64;
             while bits != 0 {
                 let n = from + u64::from(bits.trailing_zeros());
                 bits &= bits - 1;
@@ -230,7 +230,7 @@ impl Sender {
                 }
             }
         }
-        self.shown = self.shown.max(ack.cumulative + BITMAP_BITS);
+        self.shown = self.shown.max(ack.cumulative + u64::from(ack.ahead) + BITMAP_BITS);
         if bytes == 0 {
             // all the bitmap can show may be lost; what each EV reports beyond it still says what has arrived
             for f in ack.reports() {
@@ -243,6 +243,18 @@ impl Sender {
             marked += m;
             packets += p;
         }
+        // an ACK that only names more of what arrived: what each EV reported before says what it overtook, unless this one
+        // itself was overtaken
+        let placed = widen(self.placed, ack.placed);
+        if ack.reports().is_empty() && placed >= self.placed {
+            for ev in (0..self.paths.len()).map(|i| Ev(i as u16)) {
+                let highest = self.paths.get(ev).map_or(0, |p| p.reached).wrapping_sub(1);
+                if self.gaps(ev, highest, ack, counters) > 0 {
+                    self.paths.lost(ev);
+                }
+            }
+        }
+        self.placed = self.placed.max(placed);
         if let Some(sent_at) = newest_sent {
             self.measured(now, now.since(sent_at), config);
         }
@@ -293,7 +305,6 @@ impl Sender {
         let trimmed = f.trimmed.wrapping_sub(p.trimmed).min(received);
         (p.received, p.marked, p.trimmed) = (f.received, f.marked, f.trimmed);
         p.reach(f);
-        let mut oldest = p.oldest;
         // what is late is measured against the longest of all paths, not only of the one heard last
         let rtt = Nanos(u64::from(low(now).wrapping_sub(f.echo_ns)));
         if self.floor < self.next {
@@ -326,21 +337,25 @@ impl Sender {
             self.paths.clean(f.ev, received);
         }
         let marked = if missing && queue > target * DEEP { received } else { marked };
+        if self.gaps(f.ev, f.highest, ack, counters) > trimmed {
+            self.paths.lost(f.ev);
+        }
+        (marked, received)
+    }
+
+    /// Whatever lies on an EV before the highest that arrived, and did not arrive, is lost. Gives how many are.
+    fn gaps(&mut self, ev: Ev, highest: u32, ack: &Ack, counters: &mut Counters) -> u32 {
         let mut gaps = 0;
-        while oldest != NONE {
+        while let Some(oldest) = self.paths.get(ev).map(|p| p.oldest).filter(|&n| n != NONE) {
             let sent = *self.sent(oldest);
-            if f.highest.wrapping_sub(sent.ev_seq) as i32 <= 0 || ack.arrived(oldest) != Some(false) {
+            if highest.wrapping_sub(sent.ev_seq) as i32 <= 0 || ack.arrived(oldest) != Some(false) {
                 break;
             }
             self.lose(oldest, Loss::Gap, counters);
             self.window.trimmed(sent.wire_bytes);
             gaps += 1;
-            oldest = self.paths.get(f.ev).map_or(NONE, |p| p.oldest);
         }
-        if gaps > trimmed {
-            self.paths.lost(f.ev);
-        }
-        (marked, received)
+        gaps
     }
 
     /// Are queues long, and nothing marks them?

@@ -51,11 +51,11 @@ prop_compose! {
     fn ack()(
         connection: u32, cumulative in number(), bitmap: [u64; BITMAP_WORDS], words in 0usize..=BITMAP_WORDS,
         reports in proptest::collection::vec(feedback(), 0..=FEEDBACK_MAX), granted: u32, grants: bool, placed: u32,
-        held_ns: u32,
+        held_ns: u32, ahead: u16, further: bool,
     ) -> Ack {
         let mut a = Ack {
             connection: ConnectionId(connection), cumulative, granted: if grants { granted } else { 0 }, grants,
-            placed, held_ns, feedback_len: reports.len() as u8, ..Ack::default()
+            placed, held_ns, feedback_len: reports.len() as u8, ahead: if further { ahead } else { 0 }, ..Ack::default()
         };
         a.bitmap[..words].copy_from_slice(&bitmap[..words]);
         a.feedback[..reports.len()].copy_from_slice(&reports);

@@ -32,7 +32,7 @@ pub const DATA_HEADER_MAX: usize = 67;
 /// is to be left for it when the chunk length is chosen.
 pub const DATA_HEADER_USUAL_MAX: usize = 59;
 /// Longest packet without payload (an [`Ack`] with everything in it), bytes, without its tag.
-pub const CONTROL_MAX: usize = 31 + 8 * BITMAP_WORDS + 31 * FEEDBACK_MAX;
+pub const CONTROL_MAX: usize = 33 + 8 * BITMAP_WORDS + 31 * FEEDBACK_MAX;
 /// The flag that tells which of two keys protects a packet (RFC 9001, section 6).
 pub const PHASE: u8 = 0x80;
 
@@ -42,6 +42,7 @@ const DATA_FLAGS: u8 = DataFlags::AGAIN | DataFlags::ACK_NOW | DataFlags::BLIND 
 const GRANTS: u8 = 0x01;
 const WORDS_SHIFT: u8 = 1;
 const WORDS: u8 = 0x0e;
+const AHEAD: u8 = 0x10;
 
 /// Widths of the message length, by code.
 const LENGTH_WIDTHS: [usize; 4] = [1, 2, 4, 8];
@@ -374,13 +375,17 @@ fn encode_ack(a: &Ack, kind: Kind, control: u64, phase: u8, out: &mut Vec<u8>) -
         return Err(Unencodable::Number { number: a.cumulative });
     }
     let words = a.bitmap.iter().rposition(|w| *w != 0).map_or(0, |i| i + 1);
-    let flags = phase | (words as u8) << WORDS_SHIFT | if a.grants { GRANTS } else { 0 };
+    let flags = phase
+        | (words as u8) << WORDS_SHIFT
+        | if a.grants { GRANTS } else { 0 }
+        | if a.ahead != 0 { AHEAD } else { 0 };
     header(out, kind, flags, a.connection, control);
     put(out, 6, a.cumulative);
     put(out, 4, u64::from(a.placed));
     put(out, 4, u64::from(a.held_ns));
     put(out, 1, a.reports().len() as u64);
     put(out, if a.grants { 4 } else { 0 }, u64::from(a.granted));
+    put(out, if a.ahead != 0 { 2 } else { 0 }, u64::from(a.ahead));
     a.bitmap.iter().take(words).for_each(|w| put(out, 8, *w));
     for f in a.reports() {
         let (marked, trimmed, longer) = (f.marked != 0, f.trimmed != 0, f.delay_max_ns != f.delay_min_ns);
@@ -439,7 +444,7 @@ fn read_with(kind: Kind, c: &mut Cursor<'_>) -> Option<Result<Parsed, Reject>> {
     let flags = all_flags & !PHASE;
     let known = match kind {
         Kind::Data => WIDE_FLOOR | WRITE | DATA_FLAGS,
-        Kind::Ack | Kind::ProbeAnswer => GRANTS | WORDS,
+        Kind::Ack | Kind::ProbeAnswer => GRANTS | WORDS | AHEAD,
         Kind::Nack => GRANTS,
         Kind::Probe => WIDE_FLOOR,
         _ => 0,
@@ -560,9 +565,14 @@ fn read_ack(c: &mut Cursor<'_>, connection: ConnectionId, flags: u8) -> Option<R
     }
     let grants = flags & GRANTS != 0;
     let granted = if grants { c.u32()? } else { 0 };
+    let ahead = if flags & AHEAD != 0 { c.u16()? } else { 0 };
+    if flags & AHEAD != 0 && ahead == 0 {
+        return Some(Err(Reject::NotShortest));
+    }
     let mut ack = Ack {
         connection,
         cumulative,
+        ahead,
         feedback_len: reports,
         granted,
         grants,
