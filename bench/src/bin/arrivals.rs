@@ -85,15 +85,16 @@ fn inside<T>(name: &str, open: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn tcp(args: &Args, protocol: Protocol) -> Result<Arrivals> {
-    let to = SocketAddrV6::new(args.to_address[0], 0, 0, 0);
     let listener = inside(&args.to, || {
         let s =
             Socket::new(Domain::IPV6, Type::STREAM, Some(protocol)).context("a socket of that protocol")?;
-        s.bind(&to.into())?;
+        // every address of the host: MPTCP's further subflows come to others than the first
+        s.bind(&SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0).into())?;
         s.listen(1)?;
         Ok(std::net::TcpListener::from(s))
     })?;
-    let (to, seconds) = (listener.local_addr()?, args.seconds);
+    let to = SocketAddrV6::new(args.to_address[0], listener.local_addr()?.port(), 0, 0);
+    let seconds = args.seconds;
     let receive = std::thread::spawn(move || -> Result<Arrivals> {
         let (mut stream, _) = listener.accept()?;
         // the news that the sender is gone may be lost where the path is full or dead
