@@ -15,6 +15,7 @@ mod incidents;
 mod lab;
 mod paths;
 mod sim;
+mod timeline;
 mod top;
 
 /// Moves, watches and explains the networks of AI and data-center infrastructure.
@@ -49,6 +50,8 @@ enum Command {
     Hub(hub::Args),
     /// Make the certificates agents and hub trust each other by
     Cert(cert::Args),
+    /// What a traced connection did, millisecond by millisecond and path by path
+    Timeline(timeline::Args),
     /// Measure this machine
     Bench(bench::Args),
     /// Print a completion script for a shell
@@ -79,6 +82,7 @@ impl Cli {
             Command::Agent(args) => agent::run(args),
             Command::Hub(args) => hub::run(args),
             Command::Cert(args) => cert::run(args),
+            Command::Timeline(args) => timeline::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Completions(args) => completions::run(args),
         };

@@ -4,6 +4,7 @@
 
 use crate::handshake::Timing;
 use crate::steer::PathTable;
+use crate::trace::Tracer;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct Config {
     pub report_to: Option<PathBuf>,
     /// Window of these reports, default 200 ms.
     pub report_every: Nanos,
+    /// Where to write what every connection does. None: nowhere.
+    pub trace: Option<Tracer>,
 }
 
 impl Default for Config {
@@ -80,6 +83,7 @@ impl Default for Config {
             paths: None,
             report_to: None,
             report_every: Nanos::from_millis(200),
+            trace: None,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::handshake::Handshake;
 use crate::identity::Identity;
 use crate::observer::Observer;
 use crate::slot::{Reply, Slot, answer};
+use crate::trace::Tracing;
 use kernel::process::monotonic_ns;
 use kernel::udp::{Outgoing, Received, Route, UdpSocket};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -104,11 +105,13 @@ pub(crate) struct Engine {
     turn: u32,
     stopped: bool,
     observer: Option<Observer>,
+    trace: Option<Tracing>,
 }
 
 impl Engine {
     pub fn new(socket: UdpSocket, identity: Identity, config: Config) -> Self {
         let observer = Observer::new(&config);
+        let trace = config.trace.clone().map(Tracing::new);
         let random = SystemRandom::new();
         let door = Door::new(identity.clone(), config.timing, config.handshakes_max, bytes(&random));
         let pacer = Pacer::new(&config.machine(config.datagram_bytes_max, config.transport.evs));
@@ -138,6 +141,7 @@ impl Engine {
             turn: 0,
             stopped: false,
             observer,
+            trace,
         }
     }
 
@@ -156,6 +160,7 @@ impl Engine {
         self.timeouts(now);
         self.settle(now);
         self.observe(now, false);
+        self.trace(now);
         self.grant(now);
         let blocked = self.output(now);
         let again = std::mem::take(&mut self.more)
@@ -173,7 +178,11 @@ impl Engine {
             if let Some(Entry::Open(slot)) = self.slots.get_mut(i) {
                 slot.abort();
                 while slot.poll_control(now, &mut self.sink, &mut self.out) {}
+                slot.settle(now);
                 slot.end(CloseReason::Aborted);
+                if let (Some(trace), Some(traced)) = (&self.trace, &mut slot.traced) {
+                    traced.tell(now, &slot.machine, &trace.tracer);
+                }
             }
         }
         // the kernel may take them or not: nobody is left to try again
@@ -402,6 +411,12 @@ impl Engine {
             if let Some(o) = self.observer.as_mut().filter(|_| !slot.noted) {
                 slot.noted = o.note(now, index);
             }
+            if let (Some(t), Some(traced)) = (&mut self.trace, &mut slot.traced)
+                && !traced.noted
+            {
+                traced.noted = true;
+                t.note(now, index);
+            }
             if slot.is_closed() {
                 slot.repeat_close(now, &mut self.out);
             }
@@ -427,6 +442,18 @@ impl Engine {
             }
         }
         observer.flush();
+    }
+
+    /// At the end of an interval writes down what the connections did that moved in it.
+    fn trace(&mut self, now: Nanos) {
+        let Some(trace) = &mut self.trace else { return };
+        for index in trace.cut(now) {
+            if let Some(Entry::Open(slot)) = self.slots.get_mut(usize::from(index))
+                && let Some(traced) = &mut slot.traced
+            {
+                traced.tell(now, &slot.machine, &trace.tracer);
+            }
+        }
     }
 
     fn grant(&mut self, now: Nanos) {
@@ -465,7 +492,8 @@ impl Engine {
         let grants = self.pacer.next_timeout().map(|at| Nanos(at.0.saturating_sub(GRANT_AHEAD.0 / 2)));
         let timers = self.timers.first().map(|t| t.0);
         let window = self.observer.as_ref().and_then(Observer::next_timeout);
-        [self.handshakes_due, grants, timers, window].into_iter().flatten().min()
+        let trace = self.trace.as_ref().and_then(Tracing::next_timeout);
+        [self.handshakes_due, grants, timers, window, trace].into_iter().flatten().min()
     }
 
     // ---- out

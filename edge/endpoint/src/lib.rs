@@ -42,6 +42,7 @@ mod steer;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 pub use cipher::{Key, Ring, preferred};
 pub use config::Config;

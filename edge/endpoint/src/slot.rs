@@ -11,6 +11,7 @@ use crate::error::EndpointError;
 use crate::handshake::Established;
 use crate::observer::Observer;
 use crate::steer::{OUTER_BYTES, Steering, Way};
+use crate::trace::{TraceEvent, Traced, tag};
 use kernel::udp::{BURST_BYTES_MAX, Outgoing, Route, SEGMENTS_MAX};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -87,6 +88,8 @@ pub(crate) struct Slot {
     size_log2: u8,
     /// On the list of those the observer will ask.
     pub noted: bool,
+    /// What is kept of it for the event file, where there is one.
+    pub traced: Option<Box<Traced>>,
     sending: BTreeMap<u32, Sending>,
     pending: VecDeque<(Target, Sending)>,
     incoming: BTreeMap<u32, Vec<u8>>,
@@ -138,6 +141,7 @@ impl Slot {
             size_log2: u32::from(machine.chunk_bytes + machine.header_bytes).next_power_of_two().ilog2()
                 as u8,
             noted: false,
+            traced: None,
             sending: BTreeMap::new(),
             pending: VecDeque::new(),
             incoming: BTreeMap::new(),
@@ -417,17 +421,44 @@ impl Slot {
         while let Some(event) = self.machine.poll_event() {
             match event {
                 Event::Sent(MessageId(id)) => {
-                    if let Some(reply) = self.sending.remove(&id).and_then(|s| s.reply) {
+                    let sent = self.sending.remove(&id);
+                    if let (Some(traced), Some(s)) = (&mut self.traced, &sent) {
+                        let bytes = s.bytes.len() as u64;
+                        traced.happened(now, TraceEvent::MessageSent { message: id, bytes });
+                    }
+                    if let Some(reply) = sent.and_then(|s| s.reply) {
                         answer(reply, Ok(()));
                     }
                     self.begin(now);
                 }
-                Event::Received { message, bytes, target } => self.complete(message, bytes, target),
-                Event::Closed(reason) => self.end(reason),
-                Event::PathDown(ev) => {
-                    tracing::debug!(ev = ev.0, peer = self.peer, "nothing comes back on a path")
+                Event::Received { message, bytes, target } => {
+                    if let Some(traced) = &mut self.traced {
+                        let (message, tag) = (message.0, tag(&target));
+                        traced.happened(now, TraceEvent::MessageReceived { message, bytes, tag });
+                    }
+                    self.complete(message, bytes, target);
                 }
-                Event::PathUp(ev) => tracing::debug!(ev = ev.0, peer = self.peer, "a path answers again"),
+                Event::Closed(reason) => {
+                    if let Some(traced) = &mut self.traced {
+                        traced.happened(
+                            now,
+                            TraceEvent::Closed { reason: format!("{reason:?}").to_lowercase() },
+                        );
+                    }
+                    self.end(reason);
+                }
+                Event::PathDown(Ev(ev)) => {
+                    tracing::debug!(ev, peer = self.peer, "nothing comes back on a path");
+                    if let Some(traced) = &mut self.traced {
+                        traced.happened(now, TraceEvent::PathDown { ev });
+                    }
+                }
+                Event::PathUp(Ev(ev)) => {
+                    tracing::debug!(ev, peer = self.peer, "a path answers again");
+                    if let Some(traced) = &mut self.traced {
+                        traced.happened(now, TraceEvent::PathUp { ev });
+                    }
+                }
             }
         }
         self.close_if_idle();

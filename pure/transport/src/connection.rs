@@ -9,7 +9,7 @@
 
 use crate::config::Config;
 use crate::event::{Counters, Event, Outcome, Reason, Refused};
-use crate::paths::PathState;
+use crate::paths::{PathState, PathView};
 use crate::receive::Receiver;
 use crate::report::PathReport;
 use crate::send::{Sender, check};
@@ -298,6 +298,11 @@ impl Connection {
         }
     }
 
+    /// Its parameters.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// EVs in use.
     pub const fn evs(&self) -> u16 {
         if self.config.evs == 0 { 1 } else { self.config.evs }
@@ -311,6 +316,25 @@ impl Connection {
     /// Packets with a number whose fate is not known.
     pub fn in_flight(&self) -> u64 {
         self.sender.as_ref().map_or(0, |s| s.in_flight())
+    }
+
+    /// Their bytes on the wire.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.sender.as_ref().map_or(0, |s| s.in_flight_bytes())
+    }
+
+    /// What is known of every EV; nothing before something was sent.
+    pub fn paths(&self) -> impl Iterator<Item = PathView> {
+        let paths = self.sender.iter().flat_map(|s| s.paths.iter());
+        paths.enumerate().map(|(i, p)| PathView {
+            ev: Ev(i as u16),
+            state: p.state,
+            sent: p.seq_next,
+            arrived: p.received,
+            lost: p.lost,
+            marked: p.marked,
+            queue: p.queue,
+        })
     }
 
     /// The sender's window, bytes.

@@ -32,5 +32,5 @@ pub use config::{Balancing, Config, Control};
 pub use connection::Connection;
 pub use event::{Counters, Event, Outcome, Reason, Refused};
 pub use pacer::Pacer;
-pub use paths::PathState;
+pub use paths::{PathState, PathView};
 pub use report::PathReport;

@@ -33,6 +33,25 @@ pub enum PathState {
     Denied,
 }
 
+/// What a sender knows of one EV. Counters wrap at 2^32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathView {
+    /// Which.
+    pub ev: Ev,
+    /// What is believed of it.
+    pub state: PathState,
+    /// Packets sent on it, chunks and probes.
+    pub sent: u32,
+    /// Packets of it the receiver reported.
+    pub arrived: u32,
+    /// Packets declared lost on it without a trim.
+    pub lost: u32,
+    /// Packets that arrived with congestion experienced (RFC 3168).
+    pub marked: u32,
+    /// Its queue at the last report: above the shortest way ever seen on any EV.
+    pub queue: Nanos,
+}
+
 /// Rounds an EV is passed over for a mark.
 const PENALTY_MARK: u8 = 1;
 /// For a trim: the queue was full.
@@ -76,6 +95,8 @@ pub(crate) struct Path {
     pub probed_at: Nanos,
     /// Probes since it was last heard: each waits twice as long as the one before.
     pub probes: u8,
+    /// Its queue at the last report: above the shortest way ever seen on any EV.
+    pub queue: Nanos,
     /// Packets that came back clean and were not yet made into a burst.
     credit: u32,
     /// Rounds still to be passed over.
@@ -98,6 +119,7 @@ impl Path {
         heard_at: Nanos::ZERO,
         probed_at: Nanos::ZERO,
         probes: 0,
+        queue: Nanos::ZERO,
         credit: 0,
         penalty: 0,
         state: PathState::Good,

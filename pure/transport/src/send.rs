@@ -225,6 +225,10 @@ impl Sender {
         self.in_flight
     }
 
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
     /// Bytes on the heap.
     pub fn memory_bytes(&self) -> usize {
         self.ring.capacity() * size_of::<Sent>()

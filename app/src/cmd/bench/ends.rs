@@ -6,6 +6,7 @@
 //! Absent on purpose: ends on other machines.
 
 use anyhow::Context;
+use endpoint::trace::Tracer;
 use endpoint::{Config, Connection, Endpoint, FabricPath, Identity, Member, PathTable};
 use fabric::{Fabric, Mode};
 use lab::Lab;
@@ -16,6 +17,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Interval of an event file.
+const TRACE_EVERY: wire::Nanos = wire::Nanos(1_000_000);
 
 /// What all ends agree on.
 #[derive(clap::Args)]
@@ -31,6 +35,9 @@ pub(crate) struct Args {
     /// Without encryption, with an integrity check only
     #[arg(long)]
     pub trusted: bool,
+    /// Write what every connection does to this file, for `selvedge timeline`
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Between these hosts of a running lab, over all its planes, instead of over the loopback
     #[arg(long, num_args = 2.., value_name = "HOST")]
     pub between: Vec<String>,
@@ -152,6 +159,10 @@ pub(crate) fn hosts(args: &Args, count: usize) -> anyhow::Result<Vec<Host>> {
 /// An endpoint on each of some hosts.
 pub(crate) fn open_on(args: &Args, hosts: &[Host]) -> anyhow::Result<Vec<End>> {
     let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
+    let trace = args.trace.as_deref().map(|file| {
+        Tracer::create(file, TRACE_EVERY).with_context(|| format!("cannot write {}", file.display()))
+    });
+    let trace = trace.transpose()?;
     let bind = |(identity, host): (Identity, &Host)| {
         let lab = host.netns.is_some();
         let usual = Config::default();
@@ -164,6 +175,7 @@ pub(crate) fn open_on(args: &Args, hosts: &[Host]) -> anyhow::Result<Vec<End>> {
             trusted: args.trusted,
             addresses: if lab { host.addresses.clone() } else { vec![] },
             connections_max: 65_536,
+            trace: trace.clone(),
             ..usual
         };
         config.transport.evs = host.paths.as_deref().map_or(config.transport.evs, evs);

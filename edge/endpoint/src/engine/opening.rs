@@ -3,13 +3,14 @@
 //! Invariants: an id is promised once and given back when nothing came of it.
 //! Absent on purpose: what a handshake says ([`crate::handshake`], [`crate::door`]).
 
-use super::{ACCEPTS_MAX, Engine, Entry, Initiating, bytes, index_of, plain};
+use super::{ACCEPTS_MAX, Engine, Entry, Initiating, bytes, index_of, now, plain};
 use crate::cipher;
 use crate::door::Event as DoorEvent;
 use crate::endpoint::Connected;
 use crate::error::EndpointError;
 use crate::handshake::{Established, Handshake};
 use crate::slot::{Reply, Slot, answer};
+use crate::trace::{TraceEvent, Traced};
 use std::net::SocketAddrV6;
 use wire::Nanos;
 use wire::transport::ConnectionId;
@@ -80,6 +81,17 @@ impl Engine {
         let mut slot = Slot::new(id, to, established, &self.config, random);
         if let Some(observer) = &self.observer {
             slot.steer(&observer.steering, random as u32);
+        }
+        if self.trace.is_some() {
+            let opened = TraceEvent::Opened {
+                peer: slot.peer.clone(),
+                remote: to.to_string(),
+                evs: slot.machine.evs(),
+                chunk_bytes: slot.machine.config().chunk_bytes,
+                cipher: format!("{:?}", established.cipher),
+            };
+            let group = format!("{}/{:08x}", self.identity.name(), id.0);
+            slot.traced = Some(Box::new(Traced::new(now(), group, opened)));
         }
         let connected = Connected { connection: id, to, peer: slot.peer.clone(), cipher: established.cipher };
         *entry = Entry::Open(Box::new(slot));

@@ -321,6 +321,9 @@ impl Sender {
         self.delay_least = Some(least);
         let queue_ns = f.delay_min_ns.wrapping_sub(least).min(1 << 30);
         self.window.sample(queue_ns);
+        if let Some(p) = self.paths.get_mut(f.ev) {
+            p.queue = Nanos(u64::from(queue_ns));
+        }
         let (queue, target, usual) =
             (f64::from(queue_ns), config.queue_target.0 as f64, self.window.median());
         // plain queues and token buckets do not mark: there the window takes a long queue for a mark, and the balancing
