@@ -13,15 +13,15 @@ use wire::transport::packet::DATA_HEADER_USUAL_MAX;
 use wire::transport::protection::TAG_MAX;
 
 /// Bytes of IPv6 and UDP headers around a datagram (RFC 8200, RFC 768).
-const AROUND: u16 = 48;
+pub(crate) const AROUND: u16 = 48;
 
 /// Parameters of an endpoint and of all its connections.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The state machine's. `chunk_bytes`, `header_bytes` and `evs` are set from the fields below and the peer's.
     pub transport: transport::Config,
-    /// Longest datagram sent or received, bytes of UDP payload, 256 to 65,527: the fabric's MTU less 48, and less what
-    /// encapsulation adds.
+    /// Longest datagram sent or received, bytes of UDP payload, 256 to 65,527. Those of a connection are shorter where a
+    /// route to its peer has room for less when it is opened, encapsulation included.
     pub datagram_bytes_max: u16,
     /// Datagrams handed to the kernel together at most, 1 to 64: 44 of 1,448 bytes are what fits. All of them take one path;
     /// where little may be on the way, or little is left to send, they are fewer.

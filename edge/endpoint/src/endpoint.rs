@@ -14,7 +14,7 @@ use crate::engine::{DoorCounters, Engine};
 use crate::error::EndpointError;
 use crate::identity::Identity;
 use crate::slot::{ConnectionCounters, Reply, Slot, Written, answer};
-use kernel::udp::{Offered, UdpOptions, UdpSocket};
+use kernel::udp::{Offered, PathMtu, UdpOptions, UdpSocket};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::net::SocketAddrV6;
 use std::sync::Arc;
@@ -182,7 +182,7 @@ impl Endpoint {
         socket.use_everything();
         let local = SocketAddrV6::new(*addr.ip(), socket.port()?, 0, addr.scope_id());
         socket.set_patience(PATIENCE)?;
-        let shared = Arc::new(Shared::new(Engine::new(socket, identity, config))?);
+        let shared = Arc::new(Shared::new(Engine::new(socket, PathMtu::new()?, identity, config))?);
         let tended = shared.clone();
         let thread = std::thread::Builder::new()
             .name("selvedge-endpoint".to_owned())

@@ -21,7 +21,7 @@ use crate::observer::Observer;
 use crate::slot::{Reply, Slot, answer};
 use crate::trace::Tracing;
 use kernel::process::monotonic_ns;
-use kernel::udp::{Outgoing, Received, Route, UdpSocket};
+use kernel::udp::{Outgoing, PathMtu, Received, Route, UdpSocket};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddrV6;
@@ -75,6 +75,7 @@ pub(crate) struct Step {
 
 pub(crate) struct Engine {
     socket: Arc<UdpSocket>,
+    path_mtu: PathMtu,
     identity: Identity,
     config: Config,
     random: SystemRandom,
@@ -109,7 +110,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub fn new(socket: UdpSocket, identity: Identity, config: Config) -> Self {
+    pub fn new(socket: UdpSocket, path_mtu: PathMtu, identity: Identity, config: Config) -> Self {
         let observer = Observer::new(&config);
         let trace = config.trace.clone().map(Tracing::new);
         let random = SystemRandom::new();
@@ -117,6 +118,7 @@ impl Engine {
         let pacer = Pacer::new(&config.machine(config.datagram_bytes_max, config.transport.evs));
         Self {
             socket: Arc::new(socket),
+            path_mtu,
             identity,
             config,
             random,

@@ -124,10 +124,18 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub fn new(id: ConnectionId, to: SocketAddrV6, e: &Established, config: &Config, random: u64) -> Self {
+    /// `fits`: the longest datagram there is room for on every plane.
+    pub fn new(
+        id: ConnectionId,
+        to: SocketAddrV6,
+        e: &Established,
+        config: &Config,
+        random: u64,
+        fits: u16,
+    ) -> Self {
         let theirs = e.theirs.connection;
         let (first, second) = if e.initiator { (id, theirs) } else { (theirs, id) };
-        let machine = config.machine(e.theirs.datagram_bytes_max, e.theirs.evs);
+        let machine = config.machine(e.theirs.datagram_bytes_max.min(fits), e.theirs.evs);
         Self {
             id,
             to,
@@ -591,7 +599,7 @@ impl Slot {
 }
 
 /// From where to where, for each plane both ends have an address in; else as the handshake went.
-fn planes(to: SocketAddrV6, e: &Established) -> Vec<(Option<Ipv6Addr>, SocketAddrV6)> {
+pub(crate) fn planes(to: SocketAddrV6, e: &Established) -> Vec<(Option<Ipv6Addr>, SocketAddrV6)> {
     let pairs = e.ours.addresses.iter().zip(&e.theirs.addresses);
     let planes: Vec<_> =
         pairs.map(|(from, addr)| (Some(*from), SocketAddrV6::new(*addr, to.port(), 0, 0))).collect();

@@ -8,10 +8,12 @@ use kernel::capabilities::{Feature, missing};
 use kernel::link::{self, End};
 use kernel::netlink::{Batch, Netlink};
 use kernel::netns::{self, Netns};
+use selvedge_endpoint::trace::{FORMAT, Header, Record, TraceEvent, Tracer};
 use selvedge_endpoint::{Config, Endpoint};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
+use wire::Nanos;
 
 const PLANES: u16 = 2;
 
@@ -146,4 +148,55 @@ async fn both_planes_carry_and_one_can_die() {
     let (sent, got) = tokio::join!(client.send(3, message.clone()), server.receive(3));
     sent.unwrap();
     assert!(got.unwrap() == message);
+}
+
+/// The links take packets of 1,500 bytes and the hosts are told of 4,000: the route knows better. What both ends do is
+/// written down on the way.
+#[tokio::test]
+async fn a_route_with_less_room_than_configured_makes_for_shorter_datagrams() {
+    if let Some(feature) = missing(&[Feature::Configure, Feature::Namespaces]).first() {
+        println!("skipped: it needs {}", feature.need());
+        return;
+    }
+    let spaces = two_hosts();
+    let file = std::env::temp_dir().join(format!("selvedge-trace-{}.jsonl", std::process::id()));
+    let tracer = Tracer::create(&file, Nanos::from_millis(1)).unwrap();
+    let mut ends = Vec::new();
+    for (host, identity) in hosts(["host1", "host2"]).into_iter().enumerate() {
+        let addresses = (0..PLANES).map(|plane| addr(plane, host as u16)).collect();
+        let trace = Some(tracer.clone());
+        let config = Config { addresses, datagram_bytes_max: 4_000, trace, ..Config::default() };
+        let any = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 7_000, 0, 0);
+        ends.push(spaces[host].run(|| Endpoint::bind(any, identity, config)).unwrap().unwrap());
+    }
+    drop(tracer);
+    let to = SocketAddrV6::new(addr(0, 1), 7_000, 0, 0);
+    let (client, server) = tokio::join!(ends[0].connect(to, "host2"), ends[1].accept());
+    let (client, server) = (client.unwrap(), server.unwrap());
+    let both = async { tokio::join!(client.send(1, vec![7; 1_000_000]), server.receive(1)) };
+    let (sent, got) =
+        tokio::time::timeout(Duration::from_secs(20), both).await.expect("nothing gets through");
+    sent.unwrap();
+    assert_eq!(got.unwrap().len(), 1_000_000);
+    let sent = client.counters().await.unwrap().machine.sent;
+    assert!((1_000_000 / 1_452..1_200).contains(&sent), "{sent} packets");
+    drop((client, server));
+    drop(ends);
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    assert_eq!(serde_json::from_str::<Header>(first).unwrap().format, FORMAT);
+    let records: Vec<Record> = rest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of =
+        |host: &'static str| records.iter().filter(move |r| r.group_id.starts_with(host)).map(|r| &r.event);
+    let counted = of("host1").filter_map(|e| if let TraceEvent::Sample(s) = e { Some(s.sent) } else { None });
+    assert_eq!(counted.sum::<u64>(), sent, "every packet is in one interval");
+    let opened = of("host1")
+        .find_map(|e| if let TraceEvent::Opened { chunk_bytes, .. } = e { Some(*chunk_bytes) } else { None });
+    assert!(opened.is_some_and(|bytes| (1_300..1_452).contains(&bytes)), "{opened:?}");
+    assert!(
+        of("host2").any(|e| matches!(e, TraceEvent::MessageReceived { bytes: 1_000_000, tag: Some(1), .. }))
+    );
+    assert!(of("host1").any(|e| matches!(e, TraceEvent::MessageSent { bytes: 1_000_000, .. })));
 }

@@ -106,6 +106,37 @@ pub(crate) fn ask(fd: BorrowedFd<'_>, options: UdpOptions) -> Result<()> {
     Ok(())
 }
 
+/// Asks the kernel how long packets to somewhere may be: the route's MTU, or less where a router on the way said so
+/// (Packet Too Big, RFC 8201).
+#[derive(Debug)]
+pub struct PathMtu {
+    fd: OwnedFd,
+}
+
+impl PathMtu {
+    /// For destinations as seen from the network namespace of this thread. Nothing is ever sent or received.
+    pub fn new() -> Result<PathMtu> {
+        Ok(PathMtu { fd: socket("socket(UDP)", libc::SOCK_DGRAM, 0)? })
+    }
+
+    /// Bytes of an IPv6 packet that reach `to`, as far as the kernel knows. An error where there is no route.
+    pub fn to(&self, to: &SocketAddrV6) -> Result<u32> {
+        let addr = sockaddr(to);
+        let len = size_of_val(&addr) as libc::socklen_t;
+        // SAFETY: `addr` is an IPv6 socket address of `len` bytes that outlives the call.
+        let done = unsafe { libc::connect(self.fd.as_raw_fd(), std::ptr::from_ref(&addr).cast(), len) };
+        check("connect(UDP)", done)?;
+        let (mut mtu, mut len) = (0i32, size_of::<i32>() as libc::socklen_t);
+        // SAFETY: `mtu` is `len` writable bytes, `len` is writable, both for the length of the call.
+        let done = unsafe {
+            let (mtu, len) = (std::ptr::from_mut(&mut mtu), std::ptr::from_mut(&mut len));
+            libc::getsockopt(self.fd.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU, mtu.cast(), len)
+        };
+        check("getsockopt(IPV6_MTU)", done)?;
+        Ok(mtu.unsigned_abs())
+    }
+}
+
 /// What a kernel offers a socket beyond the plain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offered {

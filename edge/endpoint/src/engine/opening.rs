@@ -5,11 +5,13 @@
 
 use super::{ACCEPTS_MAX, Engine, Entry, Initiating, bytes, index_of, now, plain};
 use crate::cipher;
+use crate::config::AROUND;
 use crate::door::Event as DoorEvent;
 use crate::endpoint::Connected;
 use crate::error::EndpointError;
 use crate::handshake::{Established, Handshake};
-use crate::slot::{Reply, Slot, answer};
+use crate::slot::{Reply, Slot, answer, planes};
+use crate::steer::OUTER_BYTES;
 use crate::trace::{TraceEvent, Traced};
 use std::net::SocketAddrV6;
 use wire::Nanos;
@@ -73,12 +75,13 @@ impl Engine {
 
     pub(super) fn open(&mut self, to: SocketAddrV6, established: &Established) -> Option<Connected> {
         let id = established.ours.connection;
+        let fits = self.fits(to, established);
         let entry = self.slots.get_mut(index_of(id) as usize)?;
         if !matches!(entry, Entry::Reserved(reserved) if *reserved == id) {
             return None;
         }
         let random = u64::from_be_bytes(bytes(&self.random));
-        let mut slot = Slot::new(id, to, established, &self.config, random);
+        let mut slot = Slot::new(id, to, established, &self.config, random, fits);
         if let Some(observer) = &self.observer {
             slot.steer(&observer.steering, random as u32);
         }
@@ -97,6 +100,26 @@ impl Engine {
         *entry = Entry::Open(Box::new(slot));
         self.counters.opened += 1;
         Some(connected)
+    }
+
+    /// The longest datagram there is room for on the way to every address of the peer.
+    fn fits(&self, to: SocketAddrV6, established: &Established) -> u16 {
+        let outer =
+            self.observer.as_ref().filter(|o| o.steering.is_exact()).map_or(0, |_| OUTER_BYTES as u32);
+        let mut least = u32::from(u16::MAX);
+        for (_, to) in planes(to, established) {
+            match self.path_mtu.to(&to) {
+                Ok(mtu) => least = least.min(mtu.saturating_sub(u32::from(AROUND) + outer)),
+                // a plane without a route is dead, whatever fits it
+                Err(error) => tracing::debug!(%error, %to, "no route to a peer's address"),
+            }
+        }
+        let fits = u16::try_from(least).unwrap_or(u16::MAX);
+        if fits < self.config.datagram_bytes_max {
+            let (wanted, peer) = (self.config.datagram_bytes_max, &established.peer);
+            tracing::info!(peer, fits, wanted, "the path's MTU makes for shorter datagrams than configured");
+        }
+        fits
     }
 
     pub(super) fn hand_out(&mut self) {

@@ -22,7 +22,7 @@ fn slot(config: &Config) -> (Slot, Protection<Ring>) {
     let e = Established { pair, cipher, initiator, ours, theirs, peer };
     let to = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 1, 0, 0);
     let keys = Protection::of_connection(Ring, cipher, &pair, OURS, THEIRS, false);
-    (Slot::new(OURS, to, &e, config, 0), keys)
+    (Slot::new(OURS, to, &e, config, 0, u16::MAX), keys)
 }
 
 fn chunk(number: u64, message: u32, index: u64, message_bytes: u64, target: Target) -> Data {

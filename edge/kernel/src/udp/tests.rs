@@ -4,6 +4,14 @@ use super::*;
 use crate::poll::readable;
 
 #[test]
+fn the_kernel_knows_how_long_packets_may_be() {
+    let mtu = PathMtu::new().unwrap();
+    let to = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 9, 0, 0);
+    assert_eq!(mtu.to(&to), Ok(65_536));
+    assert_eq!(mtu.to(&to), Ok(65_536), "it may be asked again");
+}
+
+#[test]
 fn a_batch_arrives_with_all_that_is_known_of_it() {
     let any = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0);
     let a = UdpSocket::bind(any, UdpOptions::default()).unwrap();
