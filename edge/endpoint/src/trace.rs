@@ -216,10 +216,9 @@ impl Drop for File {
     /// Writes what is left.
     fn drop(&mut self) {
         drop(self.queue.take());
-        match self.writer.take().map(JoinHandle::join) {
-            Some(Ok(Err(error))) => tracing::error!(%error, "a trace could not be written to its end"),
-            // a panic was reported by its own hook
-            _ => {}
+        // a panic was reported by its own hook
+        if let Some(Ok(Err(error))) = self.writer.take().map(JoinHandle::join) {
+            tracing::error!(%error, "a trace could not be written to its end");
         }
     }
 }
