@@ -35,7 +35,7 @@ pub struct Config {
     /// Connections, at most 65,536.
     pub connections_max: usize,
     /// Bytes of tagged messages kept for one connection, begun ones at their full length: while more would be, no new
-    /// message is begun.
+    /// message is begun but those somebody waits for, and of these as many bytes again.
     pub receive_bytes_max: u64,
     /// Messages and completed writes kept for one connection until somebody asks for them; likewise.
     pub receive_messages_max: usize,

@@ -1,8 +1,8 @@
 //! One connection as an endpoint keeps it: state machine, keys, the bytes of messages, and who waits for what.
 //!
 //! Invariants: bytes kept for messages are bounded by the configuration, because a message is begun only where all of it
-//! fits; a write outside its region never reaches the state machine; whoever waits is answered when the connection
-//! closes.
+//! fits, or, as much again, where somebody waits for it; a write outside its region never reaches the state machine;
+//! whoever waits is answered when the connection closes.
 //! Absent on purpose: sockets and time.
 
 use crate::cipher::Ring;
@@ -92,7 +92,8 @@ pub(crate) struct Slot {
     pub traced: Option<Box<Traced>>,
     sending: BTreeMap<u32, Sending>,
     pending: VecDeque<(Target, Sending)>,
-    incoming: BTreeMap<u32, Vec<u8>>,
+    /// Tagged messages begun and not whole, with their tags.
+    incoming: BTreeMap<u32, (u64, Vec<u8>)>,
     /// One above the highest message begun, and those below that were not.
     begun: u32,
     unbegun: BTreeSet<u32>,
@@ -366,14 +367,15 @@ impl Slot {
                 let d = *d;
                 let payload = opened.payload;
                 self.note_begun(d.message);
-                if !begun && matches!(d.target, Target::Tagged { .. }) {
+                if !begun && let Target::Tagged { tag } = d.target {
                     // room for it was found just now; a message that began otherwise gets none
                     self.held += d.message_bytes;
                     if d.message_bytes == payload.len() as u64 {
-                        self.incoming.insert(d.message.0, payload.to_vec());
+                        self.incoming.insert(d.message.0, (tag, payload.to_vec()));
                         return;
                     }
-                    self.incoming.insert(d.message.0, vec![0; usize::try_from(d.message_bytes).unwrap_or(0)]);
+                    let bytes = vec![0; usize::try_from(d.message_bytes).unwrap_or(0)];
+                    self.incoming.insert(d.message.0, (tag, bytes));
                 }
                 place(&mut self.incoming, &mut self.regions, &d, offset, payload);
             }
@@ -402,8 +404,17 @@ impl Slot {
         let waiting = self.ready.len() + self.written.len();
         let room = waiting < self.receive_messages_max;
         match d.target {
-            Target::Tagged { .. } => {
-                if room && self.held.saturating_add(d.message_bytes) <= self.receive_bytes_max {
+            Target::Tagged { tag } => {
+                let after = self.held.saturating_add(d.message_bytes);
+                if room && after <= self.receive_bytes_max {
+                    return true;
+                }
+                // what somebody waits for comes in beside what nobody asked for yet: else both would wait for ever
+                let waits = self.receivers.iter().any(|(t, r)| *t == tag && !r.is_closed());
+                if waits
+                    && after <= self.receive_bytes_max.saturating_mul(2)
+                    && !self.incoming.values().any(|(t, _)| *t == tag)
+                {
                     return true;
                 }
                 self.counters.no_room += 1;
@@ -475,7 +486,7 @@ impl Slot {
     fn complete(&mut self, message: MessageId, bytes: u64, target: Target) {
         match target {
             Target::Tagged { tag } => {
-                let Some(whole) = self.incoming.remove(&message.0) else { return };
+                let Some((_, whole)) = self.incoming.remove(&message.0) else { return };
                 while let Some(i) = self.receivers.iter().position(|(t, _)| *t == tag) {
                     let Some((_, reply)) = self.receivers.remove(i) else { break };
                     if reply.is_closed() {
@@ -517,7 +528,7 @@ impl Slot {
         }
         self.receivers.drain(..).for_each(|(_, r)| answer(r, Err(closed())));
         self.watchers.drain(..).for_each(|r| answer(r, Err(closed())));
-        for bytes in std::mem::take(&mut self.incoming).into_values() {
+        for (_, bytes) in std::mem::take(&mut self.incoming).into_values() {
             self.held -= bytes.len() as u64;
         }
     }
@@ -617,14 +628,14 @@ fn chunk<'a>(sending: &'a BTreeMap<u32, Sending>, d: &Data) -> Option<&'a [u8]> 
 }
 
 fn place(
-    incoming: &mut BTreeMap<u32, Vec<u8>>,
+    incoming: &mut BTreeMap<u32, (u64, Vec<u8>)>,
     regions: &mut BTreeMap<u32, Vec<u8>>,
     d: &Data,
     offset: u64,
     payload: &[u8],
 ) {
     let (buffer, at) = match d.target {
-        Target::Tagged { .. } => (incoming.get_mut(&d.message.0), offset),
+        Target::Tagged { .. } => (incoming.get_mut(&d.message.0).map(|(_, bytes)| bytes), offset),
         // a region that was taken back meanwhile is written no more
         Target::Write { region, offset: base, .. } => {
             (regions.get_mut(&region.0), base.saturating_add(offset))

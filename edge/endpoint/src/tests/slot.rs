@@ -102,6 +102,25 @@ fn memory_is_bounded_whatever_is_begun() {
     assert_eq!(s.held, 0);
 }
 
+/// Else a receiver that asks for messages in order would wait for ever behind later ones that took all the room.
+#[test]
+fn what_somebody_waits_for_comes_in_where_the_rest_has_no_room() {
+    let config = Config { receive_bytes_max: 1_000, ..Config::default() };
+    let (mut s, mut keys) = slot(&config);
+    let tagged = |tag| Target::Tagged { tag };
+    arrive(&mut s, &mut keys, chunk(0, 1, 0, 900, tagged(1)));
+    let (reply, _wait) = tokio::sync::oneshot::channel();
+    s.receive(0, reply);
+    arrive(&mut s, &mut keys, chunk(1, 2, 0, 900, tagged(2)));
+    assert_eq!((s.held, s.counters().no_room), (900, 1), "nobody waits for that one");
+    arrive(&mut s, &mut keys, chunk(2, 3, 0, 1_200, tagged(0)));
+    assert_eq!((s.held, s.counters().no_room), (900, 2), "too long whoever waits");
+    arrive(&mut s, &mut keys, chunk(3, 4, 0, 1_000, tagged(0)));
+    assert_eq!((s.held, s.counters().no_room), (1_900, 2));
+    arrive(&mut s, &mut keys, chunk(4, 5, 0, 100, tagged(0)));
+    assert_eq!((s.held, s.counters().no_room), (1_900, 3), "one comes for one who waits");
+}
+
 #[test]
 fn a_burst_is_segments_of_one_length_and_a_shorter_last_one() {
     let (mut s, _) = slot(&Config::default());
