@@ -40,6 +40,12 @@ fn every_message_once_and_bit_equal_whatever_goes_wrong() {
     }
 }
 
+/// A message that arrives in the very moment the other end comes back as another.
+#[test]
+fn what_arrives_at_the_moment_of_a_restart_is_counted() {
+    all(571_007, 1);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_exchange() {
     for seed in 0..50 {

@@ -558,6 +558,10 @@ impl Exchange<'_> {
     /// One end came back and knows nothing: the other gives up what it had.
     fn abort(&mut self, ends: &mut [End; 2]) -> Result<(), Broken> {
         for end in [0, 1] {
+            // something may have arrived in this very moment
+            if ends.get(end).is_some_and(|e| !e.away) {
+                self.settle(ends, end)?;
+            }
             self.counters(ends, end)?;
             if let Some(e) = ends.get_mut(end).filter(|e| !e.away) {
                 e.machine.close(CloseReason::Aborted);
