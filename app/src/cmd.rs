@@ -10,6 +10,7 @@ mod completions;
 mod diagnose;
 mod explain;
 mod fabric;
+mod guide;
 mod hub;
 mod incidents;
 mod lab;
@@ -38,6 +39,8 @@ enum Command {
     Incidents(incidents::Args),
     /// Why a verdict was reached: evidence for and against
     Explain(explain::Args),
+    /// What to do about an incident, step by step
+    Guide(guide::Args),
     /// All paths between two hosts with their loss and delay, hop by hop
     Paths(paths::Args),
     /// The sickest links and paths right now
@@ -76,6 +79,7 @@ impl Cli {
             Command::Sim(args) => sim::run(args),
             Command::Incidents(args) => incidents::run(args),
             Command::Explain(args) => explain::run(args),
+            Command::Guide(args) => guide::run(args),
             Command::Paths(args) => paths::run(args),
             Command::Top(args) => top::run(args),
             Command::Diagnose(args) => diagnose::run(args),

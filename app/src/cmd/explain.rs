@@ -1,7 +1,7 @@
 //! `selvedge explain`: why a verdict was reached, as a story.
 
 use super::incidents::{ago, percent};
-use crate::client::HubArgs;
+use crate::client::{Client, HubArgs};
 use crate::out;
 use hub::{IncidentDetail, TallyView};
 use std::process::ExitCode;
@@ -132,24 +132,29 @@ fn story(d: &IncidentDetail) -> String {
         line("Judged", format!("{:?} {}", l.judgement, l.note).to_lowercase());
     }
     line("What to do", advice(d));
+    line("Step by step", format!("selvedge guide {}", i.id));
     out
+}
+
+/// The incident that is meant: `latest` is the most confident open one, or else the one seen last.
+pub(crate) fn find(client: &Client, id: String) -> anyhow::Result<String> {
+    if id != "latest" {
+        return Ok(id);
+    }
+    let mut all: Vec<hub::IncidentView> = client.get("/api/v1/incidents")?;
+    // Open ones come first, most confident first; of closed ones the newest is meant.
+    if all.first().is_some_and(|i| i.state == "closed") {
+        all.sort_by(|a, b| b.last_seen.cmp(&a.last_seen));
+    }
+    match all.first() {
+        Some(i) => Ok(i.id.clone()),
+        None => anyhow::bail!("the hub knows no incident"),
+    }
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = args.hub.client()?;
-    let id = if args.id == "latest" {
-        let mut all: Vec<hub::IncidentView> = client.get("/api/v1/incidents")?;
-        // Open ones come first, most confident first; of closed ones the newest is meant.
-        if all.first().is_some_and(|i| i.state == "closed") {
-            all.sort_by(|a, b| b.last_seen.cmp(&a.last_seen));
-        }
-        match all.first() {
-            Some(i) => i.id.clone(),
-            None => anyhow::bail!("the hub knows no incident"),
-        }
-    } else {
-        args.id
-    };
+    let id = find(&client, args.id)?;
     let detail: IncidentDetail = client.get(&format!("/api/v1/incidents/{id}"))?;
     if args.json {
         out::json(&detail)?;

@@ -12,8 +12,8 @@ use crate::keeper::Keeper;
 use crate::measured::Measurement;
 use crate::metrics::{Judged, Metrics, Name, Why, set};
 use crate::view::{
-    AgentView, FabricView, Health, IncidentDetail, IncidentView, LinkView, MeasuredView, PathView, PathsView,
-    PrecisionRow, PrecisionView, Ready, TopView, time,
+    AgentView, FabricView, GuideView, Health, IncidentDetail, IncidentView, LinkView, MeasuredView, PathView,
+    PathsView, PrecisionRow, PrecisionView, Ready, TopView, time,
 };
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -54,8 +54,8 @@ pub(crate) struct Api {
         description = "Which component is sick, since when, how surely, and on what evidence."
     ),
     paths(
-        incidents, incident, label, fabric, links, paths, top, agents, precision, openapi, metrics, healthz,
-        readyz
+        incidents, incident, label, guide, fabric, links, paths, top, agents, precision, openapi, metrics,
+        healthz, readyz
     )
 )]
 struct Document;
@@ -65,6 +65,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v1/incidents", get(incidents))
         .route("/api/v1/incidents/{id}", get(incident))
         .route("/api/v1/incidents/{id}/label", post(label))
+        .route("/api/v1/incidents/{id}/guide", get(guide))
         .route("/api/v1/fabric", get(fabric))
         .route("/api/v1/links", get(links))
         .route("/api/v1/paths", get(paths))
@@ -203,6 +204,17 @@ async fn label(
         .ok_or_else(|| no_incident(&id))?;
     api.keeper.done(ticket).await;
     api.keeper.published().get(&n).map(|i| Json(IncidentDetail::new(i))).ok_or_else(|| no_incident(&id))
+}
+
+/// What to do about an incident, step by step.
+#[utoipa::path(get, path = "/api/v1/incidents/{id}/guide", params(("id" = String, Path, description = "such as inc-12")),
+    responses((status = 200, body = GuideView), (status = 404, body = ErrorView)))]
+async fn guide(State(api): State<Api>, Path(id): Path<String>) -> Answer<GuideView> {
+    api.metrics.requests.inc();
+    let n = number(&id)?;
+    let published = api.keeper.published();
+    let incident = published.get(&n).ok_or_else(|| no_incident(&id))?;
+    Ok(Json(crate::guide::guide(&IncidentView::new(incident))))
 }
 
 /// The fabric that is watched.

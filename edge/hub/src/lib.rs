@@ -19,6 +19,7 @@ mod config;
 mod desk;
 mod diagnosis;
 mod error;
+mod guide;
 mod http;
 mod incident;
 mod ingest;
@@ -37,9 +38,9 @@ pub use error::{HubError, StoreError};
 pub use replay::{ReplayError, Replayed, replay};
 pub use serve::{Bound, serve};
 pub use view::{
-    AgentView, ComponentView, EvidenceView, FabricView, FaultView, FlapView, Health, IncidentDetail,
-    IncidentView, LabelView, LinkView, PathHopView, PathView, PathsView, PrecisionRow, PrecisionView, Ready,
-    TallyView, TimelineView, TopView,
+    AgentView, ComponentView, EvidenceView, FabricView, FaultView, FlapView, GuideView, Health,
+    IncidentDetail, IncidentView, LabelView, LinkView, PathHopView, PathView, PathsView, PrecisionRow,
+    PrecisionView, Ready, TallyView, TimelineView, TopView,
 };
 
 /// What agent and hub say to each other: the service generated from `wire`'s one file.

@@ -469,6 +469,14 @@ async fn incidents_survive_and_can_be_judged() {
     let (status, _) =
         hub.post("/api/v1/incidents/inc-1/label", r#"{"judgement":"partly","note":"the optic"}"#).await;
     assert_eq!(status, 200);
+    let (status, text) = hub.get("/api/v1/incidents/inc-1/guide").await;
+    assert_eq!(
+        (status, text.contains("# p0-leaf1:p0-spine0 loses 1.0 % of its packets")),
+        (200, true),
+        "{text}"
+    );
+    let (status, text) = hub.get("/api/v1/incidents/inc-9/guide").await;
+    assert_eq!((status, text.contains("no incident inc-9")), (404, true), "{text}");
     for (path, body, want, says) in [
         ("/api/v1/incidents/inc-9/label", r#"{"judgement":"right"}"#, 404, "no incident inc-9"),
         ("/api/v1/incidents/inc-1/label", r#"{"judgement":"maybe"}"#, 422, "right"),

@@ -97,6 +97,15 @@ pub struct IncidentView {
     pub label: Option<LabelView>,
 }
 
+/// What to do about an incident.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuideView {
+    /// The incident.
+    pub id: String,
+    /// The guide, with its names, rates and times filled in, as Markdown.
+    pub markdown: String,
+}
+
 /// A heap of observations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TallyView {
