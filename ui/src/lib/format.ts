@@ -29,8 +29,8 @@ export function rate(r: number | null | undefined): string {
   const p = r * 100;
   if (p === 0) return '0 %';
   if (p >= 99.95) return '100 %';
-  if (p >= 10) return `${p.toFixed(0)} %`;
-  if (p >= 1) return `${p.toFixed(1)} %`;
+  if (p >= 9.95) return `${p.toFixed(0)} %`;
+  if (p >= 0.995) return `${p.toFixed(1)} %`;
   if (p >= 0.01) return `${p.toFixed(2)} %`;
   if (p >= 0.001) return `${p.toFixed(3)} %`;
   return '< 0.001 %';
@@ -92,6 +92,18 @@ export function clock(at: string, now: number): string {
   const day = t.toISOString().slice(0, 10);
   const time = `${two(t.getUTCHours())}:${two(t.getUTCMinutes())}:${two(t.getUTCSeconds())} UTC`;
   return day === new Date(now).toISOString().slice(0, 10) ? time : `${day} ${time}`;
+}
+
+/** Marks of a time axis, Unix seconds: `03:12`, with seconds or the day where they are needed to tell them apart. */
+export function times(marks: readonly number[]): string[] {
+  const step = marks.length > 1 ? marks[1]! - marks[0]! : 60;
+  return marks.map((s) => {
+    const t = new Date(s * 1000);
+    const iso = t.toISOString();
+    if (step >= 86_400) return iso.slice(5, 10);
+    const midnight = t.getUTCHours() === 0 && t.getUTCMinutes() === 0 && t.getUTCSeconds() === 0;
+    return midnight ? iso.slice(5, 10) : iso.slice(11, step < 60 ? 19 : 16);
+  });
 }
 
 /** `1 link`, `3 links`. */

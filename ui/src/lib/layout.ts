@@ -64,7 +64,7 @@ export interface Layout {
   leafWidth: number;
 }
 
-export const CHIP = { w: 50, h: 22, gap: 6 } as const;
+export const CHIP = { w: 60, h: 24, gap: 6 } as const;
 const BOX = { h: 26, leaf: 96, spine: 84 } as const;
 const RACK_GAP = 34;
 const MARGIN = 28;
@@ -96,7 +96,7 @@ export function panelColumns(n: number, w: number, h: number, aspect: number): n
   return best;
 }
 
-export function layout(map: FabricMap, aspect = 1.7): Layout {
+export function layout(map: FabricMap, aspect = 1.8): Layout {
   const { nodes, links } = map;
   const kind = (i: number) => nodes.kind[i];
   const planes = [...new Set(links.plane)].sort((a, b) => a - b);
@@ -133,14 +133,21 @@ export function layout(map: FabricMap, aspect = 1.7): Layout {
     else if (kind(i) === 'spine') of?.spines.push(i);
   }
   const widest = Math.max(1, ...[...wanted.values()].map((p) => Math.max(p.leaves.length * leafW, p.spines.length * (BOX.spine + 26))));
-  const trunkH = Math.min(1400, Math.max(150, widest * 0.26));
   const panelW = widest + 2 * MARGIN;
-  const panelH = TITLE + BOX.h + trunkH + BOX.h + RACK_GAP + rows * (CHIP.h + CHIP.gap) + MARGIN;
-  const across = panelColumns(planes.length, panelW, panelH, aspect);
+  // room below a panel grows with the fabric, so that titles fit between panels that are seen from far away
+  const foot = Math.max(MARGIN, widest * 0.018);
+  const between = Math.max(MARGIN, widest * 0.03);
+  const fixed = TITLE + BOX.h + BOX.h + RACK_GAP + rows * (CHIP.h + CHIP.gap) + foot;
+  const across = panelColumns(planes.length, panelW, fixed + widest * 0.24, aspect);
+  // and the trunks are as high as the wanted shape leaves room for
+  const down = Math.ceil(planes.length / across);
+  const room = (across * panelW) / aspect / down - between - fixed;
+  const trunkH = Math.min(widest * 0.4, Math.max(150, widest * 0.1, room));
+  const panelH = fixed + trunkH;
 
   planes.forEach((plane, n) => {
-    const x0 = (n % across) * (panelW + MARGIN);
-    const y0 = Math.floor(n / across) * (panelH + MARGIN);
+    const x0 = (n % across) * (panelW + between);
+    const y0 = between + Math.floor(n / across) * (panelH + between);
     const panel: Panel = { plane, x: x0, y: y0, w: panelW, h: panelH, spines: [], leaves: [], chips: [], cables: [] };
     panels.push(panel);
     const { leaves, spines } = wanted.get(plane)!;
@@ -155,7 +162,7 @@ export function layout(map: FabricMap, aspect = 1.7): Layout {
     const spineY = y0 + TITLE;
     const leafY = spineY + BOX.h + trunkH;
     place(spines, spineY, BOX.spine, 'spine', panel.spines);
-    place(leaves, leafY, Math.max(BOX.leaf, Math.min(rackW, 240)), 'leaf', panel.leaves);
+    place(leaves, leafY, Math.max(BOX.leaf, Math.min(rackW, 270)), 'leaf', panel.leaves);
     for (const leaf of panel.leaves) {
       const rack = racks.get(leaf.node);
       if (!rack) continue;

@@ -46,9 +46,11 @@ export function detail(l: Layout, k: number): 0 | 1 | 2 {
 }
 /** How many leaves come together at a zoom. */
 export function grouping(l: Layout, k: number): number {
-  return Math.max(1, Math.ceil(30 / (l.leafWidth * k)));
+  return Math.max(1, Math.ceil(GROUP_PX / (l.leafWidth * k)));
 }
 
+/** A group is wide enough to read its name. */
+const GROUP_PX = 62;
 const WIDTH = [1, 1.6, 2.4, 3.2, 4.4];
 
 interface Frame {
@@ -127,14 +129,14 @@ function box(ctx: CanvasRenderingContext2D, ink: Ink, v: View, b: { x: number; y
   ctx.roundRect(x, y, w, h, Math.min(4, h / 4));
   ctx.fill();
   ctx.stroke();
-  if (h >= 12 && w > 24) {
-    const px = Math.min(13, h * 0.6);
-    ctx.font = `${px}px ${ink.font}`;
-    ctx.fillStyle = sick ? ink.ground : ink.text;
-    ctx.textAlign = 'center';
-    ctx.textBaseline = 'middle';
-    if (ctx.measureText(text).width <= w - 4) ctx.fillText(text, x + w / 2, y + h / 2 + 0.5);
-  }
+  if (h < 12) return;
+  ctx.font = `${Math.min(13, Math.max(9.5, h * 0.58))}px ${ink.font}`;
+  ctx.fillStyle = sick ? ink.ground : ink.text;
+  ctx.textAlign = 'center';
+  ctx.textBaseline = 'middle';
+  // the whole name, else its number
+  const fits = [text, /[\d–]+$/.exec(text)?.[0] ?? ''].find((t) => t && ctx.measureText(t).width <= w - 4);
+  if (fits) ctx.fillText(fits, x + w / 2, y + h / 2 + 0.5);
 }
 
 /** `p0-leaf3` is `leaf3` inside the panel of its plane. */
@@ -161,7 +163,7 @@ function groups(ctx: CanvasRenderingContext2D, ink: Ink, f: Frame, boxes: Box[],
     const some = boxes.slice(i, i + each);
     const a = some[0]!;
     const z = some.at(-1)!;
-    const b = { x: a.x, y: a.y, w: z.x + z.w - a.x, h: Math.max(a.h, 14 / f.view.k) };
+    const b = { x: a.x, y: a.y, w: z.x + z.w - a.x, h: Math.max(a.h, 18 / f.view.k) };
     if (!hits(f, b.x, b.y, b.w, b.h)) continue;
     const name = each === 1 ? inPanel(a.name) : `${inPanel(a.name)}–${/\d+$/.exec(z.name)?.[0] ?? ''}`;
     box(ctx, ink, f.view, b, name, some.some((x) => sick.has(x.name)));
@@ -213,8 +215,9 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
     ctx.fillStyle = ink.muted;
     ctx.textAlign = 'left';
     ctx.textBaseline = 'alphabetic';
-    const title = `Plane ${p.plane}`;
-    ctx.fillText(level < 2 ? `${title}: ${p.leaves.length} leaves, ${p.spines.length} spines, ${p.cables.length.toLocaleString('en-US')} cables between` : title, Math.max(px + 10, 10), Math.max(py - 5, level < 2 ? py - 5 : 14), Math.max(60, p.w * v.k));
+    const n = p.cables.reduce((s, c) => s + Number(isLoud(c.up)) + Number(isLoud(c.down)), 0);
+    const title = level < 2 ? `Plane ${p.plane}: ${p.leaves.length} leaves, ${p.spines.length} spines, ${p.cables.length.toLocaleString('en-US')} cables between${n > 0 ? `, ${n} of their directions worth a look` : ''}` : `Plane ${p.plane}`;
+    ctx.fillText(title, Math.max(px + 2, 10), py - 5, Math.max(60, p.w * v.k));
 
     if (level < 2) panelSheet(ctx, ink, v, p);
     // trunks: one path for each step, so that thousands of lines are a few strokes
@@ -275,13 +278,13 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
       for (const b of p.spines) if (hits(f, b.x, b.y, b.w, b.h)) box(ctx, ink, v, b, inPanel(b.name), m.sickNodes.has(b.name));
       for (const b of p.leaves) if (hits(f, b.x, b.y, b.w, b.h)) box(ctx, ink, v, b, inPanel(b.name), m.sickNodes.has(b.name));
     } else {
-      const each = level === 0 ? grouping(l, v.k) : 1;
+      const each = grouping(l, v.k);
       const below = new Map<number, number>();
       for (const c of p.chips) {
         if (isLoud(c.up) || isLoud(c.down) || m.sickNodes.has(c.name)) below.set(c.leaf.node, (below.get(c.leaf.node) ?? 0) + 1);
       }
       const spinePitch = (p.spines[1]?.x ?? Infinity) - (p.spines[0]?.x ?? 0);
-      groups(ctx, ink, f, p.spines, Math.max(1, Math.ceil(30 / (spinePitch * v.k))), () => 0, m.sickNodes);
+      groups(ctx, ink, f, p.spines, Math.max(1, Math.ceil(GROUP_PX / (spinePitch * v.k))), () => 0, m.sickNodes);
       groups(ctx, ink, f, p.leaves, each, (b) => below.get(b.node) ?? 0, m.sickNodes);
     }
   }
@@ -294,7 +297,8 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
 }
 
 /** What is chosen, on top of the map. */
-export function drawChosen(ctx: CanvasRenderingContext2D, l: Layout, v: View, ink: Ink, chosen: Chosen, width = 3): void {
+export function drawChosen(ctx: CanvasRenderingContext2D, l: Layout, v: View, ink: Ink, m: Marks, chosen: Chosen, width = 3): void {
+  const far = detail(l, v.k) < 2;
   ctx.strokeStyle = ink.accent;
   ctx.lineWidth = width;
   const ring = (b: { x: number; y: number; w: number; h: number }) => {
@@ -312,13 +316,23 @@ export function drawChosen(ctx: CanvasRenderingContext2D, l: Layout, v: View, in
   if (chosen.link >= 0) {
     const cable = l.cableOf.get(chosen.link);
     if (cable) {
+      const up = cable.up === chosen.link;
+      const s = m.steps[chosen.link]!;
       ctx.globalAlpha = 0.35;
-      ctx.lineWidth = 10;
-      line(cable, cable.up === chosen.link);
+      ctx.lineWidth = 14;
+      line(cable, up);
       ctx.globalAlpha = 1;
+      const loud = m.incident.has(chosen.link) || s >= m.notable;
+      const shown = Math.max(s, m.incident.has(chosen.link) ? 2 : 0);
+      notable(ctx, ink, ends(cable, up, v), loud ? ink.steps[shown]! : ink.accent, loud ? WIDTH[shown]! : 2, m.label(chosen.link));
+      ctx.strokeStyle = ink.accent;
       ctx.lineWidth = width;
       ring(cable.leaf);
       ring(cable.spine);
+      if (far) {
+        tag(ctx, ink, (cable.leaf.x + cable.leaf.w) * v.k + v.x + 8, cable.leaf.y * v.k + v.y + 6, cable.leaf.name, ink.accent);
+        tag(ctx, ink, (cable.spine.x + cable.spine.w) * v.k + v.x + 8, cable.spine.y * v.k + v.y + 6, cable.spine.name, ink.accent);
+      }
     }
     const chip = l.chipOf.get(chosen.link);
     if (chip) {
@@ -337,6 +351,7 @@ export function drawChosen(ctx: CanvasRenderingContext2D, l: Layout, v: View, in
       ctx.globalAlpha = 1;
       ctx.lineWidth = width;
       ring(box);
+      if (far) tag(ctx, ink, (box.x + box.w) * v.k + v.x + 8, box.y * v.k + v.y + 6, box.name, ink.accent);
     }
     for (const c of l.chipsByName.get(chosen.node) ?? []) {
       ring(c);

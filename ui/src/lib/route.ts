@@ -26,7 +26,7 @@ export function route(pathname: string): Route {
     if (parts.length === 3 && third === 'retrospective') return { page: 'retrospective', id: second };
     return { page: 'missing' };
   }
-  if (parts.length <= 1 && head in PLAIN) return { page: PLAIN[head as keyof typeof PLAIN] };
+  if (parts.length <= 1 && Object.hasOwn(PLAIN, head)) return { page: PLAIN[head as keyof typeof PLAIN] };
   return { page: 'missing' };
 }
 

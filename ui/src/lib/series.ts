@@ -8,6 +8,7 @@ export interface Binned {
   t: number[];
   crossing: Maybe[];
   elsewhere: Maybe[];
+  /** Packets a second, of the steps in which something was sent. */
   crossingSent: Maybe[];
   delay: Maybe[];
 }
@@ -19,13 +20,15 @@ export function binned(s: Series, most = 150): Binned {
   const share = (of: { sent: Maybe[]; hurt: Maybe[] }, from: number, to: number): [Maybe, Maybe] => {
     let sent: Maybe = null;
     let hurt = 0;
+    let steps = 0;
     for (let i = from; i < to; i++) {
       const x = of.sent[i];
       if (x === null || x === undefined) continue;
       sent = (sent ?? 0) + x;
+      steps += 1;
       hurt += of.hurt[i] ?? 0;
     }
-    return [sent ? hurt / sent : null, sent];
+    return [sent ? hurt / sent : null, sent === null ? null : (sent / steps / s.step_ms) * 1000];
   };
   for (let i = 0; i < n; i += per) {
     const to = Math.min(n, i + per);
