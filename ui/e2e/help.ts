@@ -13,7 +13,7 @@ export function watch(page: Page): () => void {
   const home = new URL(process.env.SELVEDGE_URL ?? 'http://127.0.0.1:8080').origin;
   page.on('pageerror', (e) => wrong.push(`threw: ${e.message}`));
   page.on('console', (m) => {
-    if (/Content Security Policy|Refused to/i.test(m.text())) wrong.push(m.text());
+    if (/Content Security Policy|Refused to/i.test(m.text())) wrong.push(`${page.url()}: ${m.text()}`);
   });
   page.on('request', (r) => {
     const u = new URL(r.url());

@@ -79,6 +79,7 @@ describe('names', () => {
   });
   it('says what a name means', () => {
     expect(meaning('link', 'p0-leaf1:p0-spine2', ['p0-leaf1:p0-spine2'])).toBe('What p0-leaf1 sends to p0-spine2. The other direction is not blamed.');
+    expect(meaning('link', 'a:b', [])).toBe('What a sends to b.');
     expect(meaning('link', 'a:b', ['a:b', 'b:a'])).toContain('Both directions');
     expect(meaning('nic', 'host3-p1', [])).toBe('The port of host3 into plane 1, or its cable.');
   });

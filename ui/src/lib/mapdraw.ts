@@ -31,6 +31,8 @@ export interface Marks {
   sickNodes: Set<string>;
   /** The figure beside a notable link. */
   label: (link: number) => string;
+  /** How many links are worth a look in all: beyond a few dozen the figures beside them only hide each other. */
+  loud: number;
   /** Coverage has colours of its own. */
   coverage: boolean;
 }
@@ -58,9 +60,11 @@ interface Frame {
   h: number;
   view: View;
 }
-const hits = (f: Frame, x: number, y: number, w: number, h: number) => {
+/** Air around what is drawn, for labels that reach beyond it, in pixels. */
+const AIR = 12;
+const hits = (f: Frame, x: number, y: number, w: number, h: number, air = AIR) => {
   const { k, x: ox, y: oy } = f.view;
-  return x * k + ox < f.w && (x + w) * k + ox > 0 && y * k + oy < f.h && (y + h) * k + oy > 0;
+  return x * k + ox - air < f.w && (x + w) * k + ox + air > 0 && y * k + oy - air < f.h && (y + h) * k + oy + air > 0;
 };
 
 /** Both ends of a direction on the screen; the two directions of a cable lie side by side where there is room. */
@@ -193,7 +197,8 @@ function chip(ctx: CanvasRenderingContext2D, ink: Ink, m: Marks, v: View, c: Chi
   }
 }
 
-/** Everything but what is chosen. */
+/** Everything but what is chosen, for one tile of the screen: what a tile shows depends on the view alone, so that tiles
+ * drawn at different moments fit together. */
 export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink: Ink, m: Marks): void {
   const v = f.view;
   const level = detail(l, v.k);
@@ -202,7 +207,7 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
   const loud: { at: [number, number, number, number]; step: number; link: number }[] = [];
   const isLoud = (i: number) => i >= 0 && (m.incident.has(i) || m.steps[i]! >= m.notable);
   for (const p of l.panels) {
-    if (!hits(f, p.x, p.y, p.w, p.h)) continue;
+    if (!hits(f, p.x, p.y, p.w, p.h, 120)) continue;
     // frame and title
     const px = p.x * v.k + v.x;
     const py = p.y * v.k + v.y;
@@ -217,7 +222,7 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
     ctx.textBaseline = 'alphabetic';
     const n = p.cables.reduce((s, c) => s + Number(isLoud(c.up)) + Number(isLoud(c.down)), 0);
     const title = level < 2 ? `Plane ${p.plane}: ${p.leaves.length} leaves, ${p.spines.length} spines, ${p.cables.length.toLocaleString('en-US')} cables between${n > 0 ? `, ${n} of their directions worth a look` : ''}` : `Plane ${p.plane}`;
-    ctx.fillText(title, Math.max(px + 2, 10), py - 5, Math.max(60, p.w * v.k));
+    ctx.fillText(title, px + 2, py - 5, Math.max(60, p.w * v.k));
 
     if (level < 2) panelSheet(ctx, ink, v, p);
     // trunks: one path for each step, so that thousands of lines are a few strokes
@@ -289,7 +294,7 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
     }
   }
   loud.sort((a, b) => a.step - b.step);
-  const labels = loud.length <= 40;
+  const labels = m.loud <= 40;
   for (const { at, step, link } of loud) {
     const s = Math.max(step, m.incident.has(link) ? 2 : 0);
     notable(ctx, ink, at, m.coverage ? colour(ink, m, step) : ink.steps[s]!, WIDTH[s]!, labels ? m.label(link) : '');
@@ -336,8 +341,9 @@ export function drawChosen(ctx: CanvasRenderingContext2D, l: Layout, v: View, in
     }
     const chip = l.chipOf.get(chosen.link);
     if (chip) {
-      ring(chip);
       ring(chip.leaf);
+      if (far) tag(ctx, ink, (chip.leaf.x + chip.leaf.w) * v.k + v.x + 8, chip.leaf.y * v.k + v.y + 6, `${chip.name} below ${inPanel(chip.leaf.name)}: ${m.label(chosen.link)}`, ink.accent);
+      else ring(chip);
     }
   } else if (chosen.node) {
     const box = l.boxByName.get(chosen.node);
@@ -354,8 +360,9 @@ export function drawChosen(ctx: CanvasRenderingContext2D, l: Layout, v: View, in
       if (far) tag(ctx, ink, (box.x + box.w) * v.k + v.x + 8, box.y * v.k + v.y + 6, box.name, ink.accent);
     }
     for (const c of l.chipsByName.get(chosen.node) ?? []) {
-      ring(c);
       ring(c.leaf);
+      if (far) tag(ctx, ink, (c.leaf.x + c.leaf.w) * v.k + v.x + 8, c.leaf.y * v.k + v.y + 6, `${c.name} below ${inPanel(c.leaf.name)}`, ink.accent);
+      else ring(c);
     }
   }
 }

@@ -19,7 +19,7 @@ export function meaning(kind: ComponentKind, name: string, links: readonly strin
       const back = otherWay(name);
       return back && links.includes(back)
         ? `Both directions of the cable between ${ends[0]} and ${ends[1]}.`
-        : `What ${ends[0]} sends to ${ends[1]}. The other direction is not blamed.`;
+        : `What ${ends[0]} sends to ${ends[1]}.${links.includes(name) ? ' The other direction is not blamed.' : ''}`;
     }
     case 'switch':
       return `The whole switch: ${links.length === 1 ? 'one of its links is' : `${links.length} of its links are`} hurt.`;
