@@ -16,6 +16,9 @@ interface Incident {
   hurt?: { pairs_shown: [string, string][] };
 }
 
+/** What stands beside an answer. */
+const ANSWERED = /rows?(, the first of more)?; [\d,]+ ms/;
+
 async function incident(page: Page): Promise<Incident> {
   const all = (await (await page.request.get('/api/v1/incidents')).json()) as Incident[];
   expect(all.length, 'the hub knows an incident').toBeGreaterThan(0);
@@ -27,6 +30,24 @@ test.describe.configure({ mode: 'serial' });
 test.beforeEach(async ({ page }) => {
   await enter(page);
   await dark(page, false).catch(() => undefined);
+});
+
+test('every page, in light and dark', async ({ page }) => {
+  const fine = watch(page);
+  for (const [path, name, both] of [['/', 'now', true], ['/incidents', 'incidents', false], ['/fabric', 'fabric', true], ['/fabric?layer=coverage', 'fabric-coverage', false], ['/fabric?table=1', 'fabric-table', false], ['/matrix?by=leaf', 'matrix-leaves', false], ['/paths', 'paths-choose', false], ['/docs', 'docs', false], ['/login', 'login', false], ['/nowhere', 'missing', false]] as const) {
+    await page.goto(path);
+    await expect(page.locator('main')).not.toContainText(/Asking|Loading/, { timeout: 10_000 });
+    await page.waitForTimeout(1200);
+    await picture(page, name);
+    await accessible(page, name);
+    if (both) {
+      await dark(page, true);
+      await page.waitForTimeout(500);
+      await picture(page, `${name}-dark`);
+      await dark(page, false);
+    }
+  }
+  fine();
 });
 
 test('from the alert to the retrospective', async ({ page }) => {
@@ -112,7 +133,7 @@ test('from the alert to the retrospective', async ({ page }) => {
     await page.goto('/ask');
     await accessible(page, 'ask, nothing asked');
     await page.locator('.examples button').first().click();
-    await expect(page.getByText(/rows?(, the first of more)?; [\d,]+ ms/)).toBeVisible();
+    await expect(page.getByText(ANSWERED)).toBeVisible();
     await expect(page).toHaveURL(/sql=/);
     await page.waitForTimeout(300);
     await picture(page, 'ask');
@@ -127,7 +148,7 @@ test('from the alert to the retrospective', async ({ page }) => {
     await expect(editor).toHaveText('SELECT FROM WHERE');
     await page.keyboard.press('Escape');
     await page.keyboard.press('Control+Enter');
-    await expect(page.getByRole('alert').or(page.getByText(/rows?; [\d,]+ ms/))).toBeVisible();
+    await expect(page.getByRole('alert').or(page.getByText(ANSWERED))).toBeVisible();
   });
   await test.step('was it right?', async () => {
     await page.goto(`/incidents/${it.id}`);
@@ -156,24 +177,6 @@ test('from the alert to the retrospective', async ({ page }) => {
     expect(file.suggestedFilename()).toBe(`${it.id}.md`);
     expect(readFileSync(await file.path(), 'utf8')).toContain(it.component.name);
   });
-  fine();
-});
-
-test('every page, in light and dark', async ({ page }) => {
-  const fine = watch(page);
-  for (const [path, name, both] of [['/', 'now', true], ['/incidents', 'incidents', false], ['/fabric', 'fabric', true], ['/fabric?layer=coverage', 'fabric-coverage', false], ['/fabric?table=1', 'fabric-table', false], ['/matrix?by=leaf', 'matrix-leaves', false], ['/paths', 'paths-choose', false], ['/docs', 'docs', false], ['/login', 'login', false], ['/nowhere', 'missing', false]] as const) {
-    await page.goto(path);
-    await expect(page.locator('main')).not.toContainText(/Asking|Loading/, { timeout: 10_000 });
-    await page.waitForTimeout(1200);
-    await picture(page, name);
-    await accessible(page, name);
-    if (both) {
-      await dark(page, true);
-      await page.waitForTimeout(500);
-      await picture(page, `${name}-dark`);
-      await dark(page, false);
-    }
-  }
   fine();
 });
 

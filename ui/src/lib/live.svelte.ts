@@ -18,6 +18,8 @@ class Live {
   /** Hub time of the last tick, and how many there were. */
   at = $state<string | null>(null);
   ticks = $state(0);
+  /** How often the stream came back after it was lost. */
+  reconnects = $state(0);
   /** Wall clock of this page, once a second: for ages. */
   clock = $state(Date.now());
   fresh = $state.raw<Freshness>({ state: 'connecting' });
@@ -56,6 +58,7 @@ class Live {
     if (fresh.state !== this.fresh.state || fresh.state === 'old' || fresh.state === 'lost') this.fresh = fresh;
   }
   #heardNow(): void {
+    if (this.#up === false) this.reconnects += 1;
     this.#up = true;
     this.#heard = performance.now();
     if (this.fresh.state !== 'live') this.#look();
