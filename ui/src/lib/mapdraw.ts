@@ -23,8 +23,8 @@ export interface Ink {
 export interface Marks {
   /** Step of each link by index of the map, -1 where it was not measured. */
   steps: Int8Array;
-  /** From this step on a link is worth a look. */
-  notable: number;
+  /** 1 where a link is worth a look: drawn at every zoom. */
+  loudly: Uint8Array;
   /** Links that an open incident names. */
   incident: Set<number>;
   /** Nodes (by name) that an open incident names: switches, NICs, hosts. */
@@ -191,7 +191,7 @@ function chip(ctx: CanvasRenderingContext2D, ink: Ink, m: Marks, v: View, c: Chi
     if (l < 0) continue;
     const s = m.steps[l]!;
     if (s === UNMEASURED) continue;
-    const loud = m.incident.has(l) || s >= m.notable;
+    const loud = m.loudly[l] === 1;
     ctx.fillStyle = m.incident.has(l) && s < 2 ? ink.steps[3]! : colour(ink, m, s);
     ctx.fillRect(at, y - (loud ? 2 * hgt : hgt), half - 1.5, loud ? 2.5 * hgt : hgt);
   }
@@ -205,7 +205,7 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
   ctx.fillStyle = ink.ground;
   ctx.fillRect(0, 0, f.w, f.h);
   const loud: { at: [number, number, number, number]; step: number; link: number }[] = [];
-  const isLoud = (i: number) => i >= 0 && (m.incident.has(i) || m.steps[i]! >= m.notable);
+  const isLoud = (i: number) => i >= 0 && m.loudly[i] === 1;
   for (const p of l.panels) {
     if (!hits(f, p.x, p.y, p.w, p.h, 120)) continue;
     // frame and title
@@ -234,7 +234,7 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
         const link = up ? c.up : c.down;
         if (link < 0) continue;
         if (isLoud(link)) {
-          loud.push({ at: ends(c, up, v), step: m.steps[link]!, link });
+          if (hits(f, Math.min(c.x1, c.x2), c.y2, Math.abs(c.x2 - c.x1), c.y1 - c.y2, 110)) loud.push({ at: ends(c, up, v), step: m.steps[link]!, link });
           continue;
         }
         if (level < 2) continue;
@@ -297,7 +297,7 @@ export function drawMap(ctx: CanvasRenderingContext2D, l: Layout, f: Frame, ink:
   const labels = m.loud <= 40;
   for (const { at, step, link } of loud) {
     const s = Math.max(step, m.incident.has(link) ? 2 : 0);
-    notable(ctx, ink, at, m.coverage ? colour(ink, m, step) : ink.steps[s]!, WIDTH[s]!, labels ? m.label(link) : '');
+    notable(ctx, ink, at, m.coverage ? colour(ink, m, step) : ink.steps[s]!, m.coverage ? 2 : WIDTH[s]!, labels ? m.label(link) : '');
   }
 }
 
@@ -327,9 +327,9 @@ export function drawChosen(ctx: CanvasRenderingContext2D, l: Layout, v: View, in
       ctx.lineWidth = 14;
       line(cable, up);
       ctx.globalAlpha = 1;
-      const loud = m.incident.has(chosen.link) || s >= m.notable;
+      const loud = m.loudly[chosen.link] === 1;
       const shown = Math.max(s, m.incident.has(chosen.link) ? 2 : 0);
-      notable(ctx, ink, ends(cable, up, v), loud ? ink.steps[shown]! : ink.accent, loud ? WIDTH[shown]! : 2, m.label(chosen.link));
+      notable(ctx, ink, ends(cable, up, v), loud ? (m.coverage ? ink.cover[0]! : ink.steps[shown]!) : ink.accent, loud ? WIDTH[shown]! : 2, m.label(chosen.link));
       ctx.strokeStyle = ink.accent;
       ctx.lineWidth = width;
       ring(cable.leaf);
@@ -385,7 +385,7 @@ export function pick(l: Layout, map: FabricMap, v: View, x: number, y: number, m
       for (const up of [true, false]) {
         const link = up ? c.up : c.down;
         if (link < 0) continue;
-        const loud = m.incident.has(link) || m.steps[link]! >= m.notable;
+        const loud = m.loudly[link] === 1;
         if (level < 2 && !loud) continue;
         const d = distance(x, y, ...ends(c, up, v)) - (loud ? 4 : 0);
         if (d < near) {
