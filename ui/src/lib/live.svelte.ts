@@ -15,15 +15,15 @@ class Live {
   /** Counts incident events, so that who shows incidents knows to ask again. */
   incidentChanges = $state(0);
   lastIncident = $state.raw<Incident | null>(null);
-  /** Hub time of the last tick, and how many there were. */
-  at = $state<string | null>(null);
+  /** How many ticks there were. */
   ticks = $state(0);
   /** How often the stream came back after it was lost. */
   reconnects = $state(0);
-  /** Wall clock of this page, once a second: for ages. */
+  /** The hub's clock, once a second: ages are of its times, and the clock of a laptop may be anything. */
   clock = $state(Date.now());
   fresh = $state.raw<Freshness>({ state: 'connecting' });
 
+  #skew = 0;
   #up: boolean | null = null;
   #heard: number | null = null;
   #source: EventSource | null = null;
@@ -53,7 +53,7 @@ class Live {
   }
 
   #look(): void {
-    this.clock = Date.now();
+    this.clock = Date.now() + this.#skew;
     const fresh = freshness(this.#up, this.#heard, performance.now());
     if (fresh.state !== this.fresh.state || fresh.state === 'old' || fresh.state === 'lost') this.fresh = fresh;
   }
@@ -68,7 +68,8 @@ class Live {
     const source = new EventSource('/api/v1/events');
     this.#source = source;
     source.addEventListener('tick', (e) => {
-      this.at = (JSON.parse(e.data as string) as { at: string }).at;
+      const at = Date.parse((JSON.parse(e.data as string) as { at: string }).at);
+      if (Number.isFinite(at)) this.#skew = at - Date.now();
       this.ticks += 1;
       this.#heardNow();
     });

@@ -2,6 +2,7 @@
 //
 // Invariant: a page shows an action only where `session.may` allows it; the hub decides anyway.
 import { api, ApiError, setCsrf, setOnUnauthorised, type Me } from './api';
+import { live } from './live.svelte';
 import { nav } from './nav.svelte';
 
 class Session {
@@ -28,10 +29,12 @@ class Session {
   async logout(): Promise<void> {
     await api.logout();
     this.me = null;
+    live.stop();
     nav.go('/login');
   }
   #unauthorised(e: ApiError): void {
     this.me = null;
+    live.stop();
     this.wants = e.login ?? 'local';
     if (nav.url.pathname !== '/login') {
       const next = nav.url.pathname + nav.url.search;
