@@ -206,6 +206,17 @@ test('with the keyboard alone', async ({ page }) => {
   await accessible(page, 'go to');
   await page.keyboard.press('Enter');
   await expect(page).toHaveURL(/select=.*leaf0/);
+  // a page lives on while its address changes: what has the focus keeps it
+  await page.getByRole('application').focus();
+  await page.keyboard.press('Escape');
+  await expect(page).not.toHaveURL(/select=/);
+  await expect(page.getByRole('application')).toBeFocused();
+  await page.keyboard.press('g');
+  await page.keyboard.press('i');
+  await page.getByLabel('Name').pressSequentially('leaf');
+  await expect(page).toHaveURL(/q=leaf/);
+  await page.goto('/fabric?select=p0-leaf0');
+  await expect(page.getByRole('complementary', { name: 'What is chosen' })).toBeVisible();
   await page.keyboard.press('g');
   await page.keyboard.press('n');
   await expect(page).toHaveURL(/\/$/);
