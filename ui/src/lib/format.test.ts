@@ -18,7 +18,7 @@ describe('rate', () => {
 });
 
 describe('confidence', () => {
-  it.each([[0.97, '97 %'], [0.82, '82 %'], [0.9931, '99.3 %'], [0.9994, '99.9 %'], [0.9999, '> 99.9 %'], [0.996, '99.6 %']])('%s is %s', (c, text) => expect(confidence(c)).toBe(text));
+  it.each([[0.97, '97 %'], [0.82, '82 %'], [0.9931, '99.3 %'], [0.9994, '99.9 %'], [0.9999, '> 99.9 %'], [0.996, '99.6 %'], [0.976, '97 %'], [0.29, '29 %'], [0.8999, '89 %']])('%s is %s', (c, text) => expect(confidence(c)).toBe(text));
   it('is never certain', () => {
     for (const c of [0.99, 0.999, 0.99999, 1]) expect(confidence(c)).not.toBe('100 %');
   });

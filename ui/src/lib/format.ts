@@ -44,11 +44,12 @@ export function interval(low: number, high: number): string {
   return a.endsWith(' %') && b.endsWith(' %') && !a.startsWith('<') ? `${a.slice(0, -2)} to ${b}` : `${a} to ${b}`;
 }
 
-/** A confidence, 0 to 1: two digits, three where it is near one, and never "100 %". */
+/** A confidence, 0 to 1: two digits, three where it is near one; never rounded up, and never "100 %". */
 export function confidence(c: number): string {
   if (c >= 0.9995) return '> 99.9 %';
-  if (c >= 0.99) return `${(Math.floor(c * 1000) / 10).toFixed(1)} %`;
-  return `${Math.round(c * 100)} %`;
+  // a hair more, so that 0.29 is not 28 % for want of binary digits
+  if (c >= 0.99) return `${(Math.floor(c * 1000 + 1e-9) / 10).toFixed(1)} %`;
+  return `${Math.floor(c * 100 + 1e-9)} %`;
 }
 
 /** Nanoseconds. */
