@@ -7,6 +7,9 @@ use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
+/// The hub gives up a question in SQL after a minute, and everything else sooner.
+const ANSWER_WITHIN: Duration = Duration::from_secs(75);
+
 /// Arguments every command that asks a hub takes.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct HubArgs {
@@ -78,15 +81,20 @@ impl HubArgs {
         if !base.starts_with("http://") {
             bail!("{base} is no address of a hub, expected such as http://127.0.0.1:7480");
         }
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(15)))
-            .http_status_as_error(false)
-            .build();
-        Ok(Client { base, http: config.into() })
+        Ok(Client::at(&base))
     }
 }
 
 impl Client {
+    /// A client of the hub at this address.
+    pub(crate) fn at(base: &str) -> Client {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(ANSWER_WITHIN))
+            .http_status_as_error(false)
+            .build();
+        Client { base: base.to_owned(), http: config.into() }
+    }
+
     /// Asks for a page of the API.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let answer = self.http.get(format!("{}{path}", self.base)).call();
@@ -103,25 +111,46 @@ impl Client {
         self.read(answer)
     }
 
-    fn read<T: DeserializeOwned>(
+    /// Sends JSON, and takes a file for an answer. Whether rows were left out of it.
+    pub(crate) fn post_file(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> anyhow::Result<(Vec<u8>, bool)> {
+        let answer = self.http.post(format!("{}{path}", self.base)).send_json(body);
+        let (bytes, headers) = self.bytes(answer)?;
+        let truncated = headers.get("x-selvedge-truncated").is_some_and(|v| v.as_bytes() == b"true");
+        Ok((bytes, truncated))
+    }
+
+    /// The body of a good answer, or what the hub said instead.
+    fn bytes(
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> anyhow::Result<T> {
+    ) -> anyhow::Result<(Vec<u8>, ureq::http::HeaderMap)> {
         let mut answer = answer.with_context(|| format!("the hub at {} does not answer", self.base))?;
         // A list of ten thousand incidents is some ten megabytes.
-        let text = answer
+        let bytes = answer
             .body_mut()
             .with_config()
-            .limit(256 << 20)
-            .read_to_string()
+            .limit(512 << 20)
+            .read_to_vec()
             .with_context(|| format!("the answer of {} cannot be read", self.base))?;
         if !answer.status().is_success() {
-            match serde_json::from_str::<Refused>(&text) {
+            match serde_json::from_slice::<Refused>(&bytes) {
                 Ok(refused) => bail!("{}", refused.error),
                 Err(_) => bail!("the hub at {} answered {}", self.base, answer.status()),
             }
         }
-        serde_json::from_str(&text)
+        Ok((bytes, answer.headers().clone()))
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> anyhow::Result<T> {
+        let (bytes, _) = self.bytes(answer)?;
+        serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is no hub of this release: its answer is another one", self.base))
     }
 }

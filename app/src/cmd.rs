@@ -15,6 +15,7 @@ mod hub;
 mod incidents;
 mod lab;
 mod paths;
+mod query;
 mod sim;
 mod timeline;
 mod top;
@@ -45,6 +46,8 @@ enum Command {
     Paths(paths::Args),
     /// The sickest links and paths right now
     Top(top::Args),
+    /// Ask everything the hub remembers in SQL
+    Query(query::Args),
     /// Replay recorded observations and print the verdicts
     Diagnose(diagnose::Args),
     /// The daemon of a host: probes and reports
@@ -67,7 +70,7 @@ impl Cli {
     pub(crate) fn only_prints(&self) -> bool {
         match &self.command {
             Command::Lab(args) => args.only_prints(),
-            Command::Agent(_) | Command::Hub(_) | Command::Bench(_) => false,
+            Command::Agent(_) | Command::Hub(_) | Command::Bench(_) | Command::Query(_) => false,
             _ => true,
         }
     }
@@ -82,6 +85,7 @@ impl Cli {
             Command::Guide(args) => guide::run(args),
             Command::Paths(args) => paths::run(args),
             Command::Top(args) => top::run(args),
+            Command::Query(args) => query::run(args),
             Command::Diagnose(args) => diagnose::run(args),
             Command::Agent(args) => agent::run(args),
             Command::Hub(args) => hub::run(args),

@@ -7,5 +7,8 @@ fn main() {
         .extern_path(".selvedge.v1", "::wire::proto")
         .compile_fds(set)
         .expect("the server is generated");
+    // The pages and the documentation are embedded: new ones are a new binary.
+    println!("cargo:rerun-if-changed=../../ui/dist");
+    println!("cargo:rerun-if-changed=../../docs");
     println!("cargo:rerun-if-changed={proto}/selvedge.proto");
 }

@@ -20,7 +20,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kernel", &[]),
     ("endpoint", &["wire", "fabric", "transport", "kernel"]),
     ("agent", &["wire", "fabric", "probe", "kernel"]),
-    ("hub", &["wire", "fabric", "probe", "diagnose"]),
+    ("tables", &["wire", "fabric"]),
+    ("hub", &["wire", "fabric", "probe", "diagnose", "tables"]),
     ("lab", &["wire", "fabric", "kernel"]),
     (
         "app",

@@ -20,9 +20,9 @@ Exit codes: 0 stopped in order, 1 it could not start or go on.";
 #[derive(clap::Args)]
 #[command(after_help = AFTER)]
 pub(crate) struct Args {
-    /// Where the hub takes agents
-    #[arg(long, value_name = "URL")]
-    hub: String,
+    /// Where the hub takes agents; several times where a second hub stands by
+    #[arg(long = "hub", value_name = "URL", required = true)]
+    hubs: Vec<String>,
     /// This host's certificate
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
@@ -64,7 +64,7 @@ fn key(path: &Path) -> anyhow::Result<Vec<u8>> {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     log::begin("info");
     let config = agent::Config {
-        hub: args.hub,
+        hubs: args.hubs,
         cert_pem: text(&args.cert)?,
         key_pem: text(&args.key)?,
         ca_pem: text(&args.ca)?,

@@ -4,6 +4,7 @@ mod collective;
 mod connections;
 mod ends;
 mod incast;
+mod ingest;
 mod latency;
 mod probe;
 mod transfer;
@@ -18,6 +19,8 @@ const EXAMPLES: &str = "Examples:
   selvedge bench latency
   selvedge bench latency --beside bulk --between host0 host9   in a lab, over all its planes
   selvedge bench incast --senders 16
+  selvedge bench ingest --agents 200 --rate 1000000 --seconds 60
+  selvedge bench ingest --agents 50 --rate 20000 --seconds 120 --kills 20
   selvedge bench connections --count 10000
   selvedge bench transfer --between host0 host9            in a lab, over all its planes
   selvedge bench collective --what all-to-all --ranks 16";
@@ -41,6 +44,8 @@ enum What {
     Incast(incast::Args),
     /// Memory and processor time of thousands of connections
     Connections(connections::Args),
+    /// Observations a hub takes and keeps from a crowd of agents, killed at random moments where asked, every row counted
+    Ingest(ingest::Args),
     /// All-reduce and its like among many ranks, every result checked
     Collective(collective::Args),
 }
@@ -52,6 +57,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Latency(args) => latency::run(args),
         What::Incast(args) => incast::run(args),
         What::Connections(args) => connections::run(args),
+        What::Ingest(args) => ingest::run(args),
         What::Collective(args) => collective::run(args),
     }
 }

@@ -175,6 +175,19 @@ fn issue(
     common.write(&format!("{name}.pem"), false, &cert.pem())
 }
 
+/// An authority, a hub's certificate for the loopback and one for each host, in a directory of their own.
+pub(crate) fn all(dir: &Path, hosts: &[String]) -> anyhow::Result<()> {
+    let common = Common { dir: dir.to_owned(), days: 1, force: true };
+    init(&common)?;
+    let issuer = authority(dir)?;
+    let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    issue(&common, &issuer, "hub", &loopback, ExtendedKeyUsagePurpose::ServerAuth)?;
+    for host in hosts {
+        issue(&common, &issuer, host, std::slice::from_ref(host), ExtendedKeyUsagePurpose::ClientAuth)?;
+    }
+    Ok(())
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Init { common } => {

@@ -28,15 +28,21 @@ pub(crate) struct Args {
     /// The fabric to watch: a fabric or a scenario
     #[arg(long, value_name = "FILE")]
     fabric: PathBuf,
-    /// Where incidents are kept; made if it is not there
+    /// Directory of the tables: everything the hub remembers; made if it is not there
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Where another hub uses the directory, wait, and take over when it ends or dies
+    #[arg(long)]
+    standby: bool,
     /// Where agents connect; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
     grpc: SocketAddr,
     /// Where questions are answered; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7480")]
     http: SocketAddr,
+    /// Where Arrow Flight SQL is served, for ADBC, JDBC and Grafana; nowhere if not given
+    #[arg(long, value_name = "ADDR")]
+    flight: Option<SocketAddr>,
     /// Answer questions on an address other machines can reach, without encryption or passwords
     #[arg(long)]
     http_insecure: bool,
@@ -107,10 +113,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = hub::Config {
         grpc: args.grpc,
         http: args.http,
+        flight: args.flight,
         http_insecure: args.http_insecure,
         cert_pem: text(&args.cert)?,
         key_pem: text(&args.key)?,
         ca_pem: text(&args.ca)?,
+        standby: args.standby,
         record: args.record,
         packets_per_second: args.packets_per_second.unwrap_or(scenario.probe.packets_per_second),
         train: scenario.probe.train,
@@ -133,7 +141,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         |bound| {
             if let Some(file) = &args.ready_file {
                 let ready =
-                    serde_json::json!({ "grpc": bound.grpc.to_string(), "http": bound.http.to_string() });
+                    serde_json::json!({ "grpc": bound.grpc.to_string(), "http": bound.http.to_string(),
+                        "flight": bound.flight.map(|f| f.to_string()) });
                 if let Err(e) = write_whole(file, &format!("{ready}\n")) {
                     tracing::error!("{e:#}");
                 }

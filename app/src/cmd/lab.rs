@@ -15,6 +15,7 @@ use lab::{Lab, Options};
 use progress::Progress;
 use serde_json::json;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode};
 use std::time::{Duration, Instant};
@@ -88,6 +89,9 @@ enum Command {
         /// Record every batch of observations the hub takes, for `selvedge diagnose`
         #[arg(long, value_name = "FILE", conflicts_with = "bare")]
         record: Option<PathBuf>,
+        /// Where the hub serves its pages and its API; a free port of the loopback if not given
+        #[arg(long, value_name = "ADDR", conflicts_with = "bare")]
+        http: Option<SocketAddr>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -212,9 +216,9 @@ pub(crate) fn exe() -> anyhow::Result<PathBuf> {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Up { file, bare, name, packets_per_second, record, json } => {
+        Command::Up { file, bare, name, packets_per_second, record, http, json } => {
             let ready_within = Duration::from_secs(90);
-            let options = Options { name, exe: exe()?, bare, packets_per_second, record, ready_within };
+            let options = Options { name, exe: exe()?, bare, packets_per_second, record, http, ready_within };
             up(&file, &options, json)
         }
         Command::Inspect(common) => inspect(&common),

@@ -6,8 +6,8 @@ use std::time::Duration;
 /// Settings of one agent.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where its hub takes agents, such as `https://hub.example:7443`.
-    pub hub: String,
+    /// Where its hubs take agents, such as `https://hub.example:7443`. One of them answers; they are tried in turn.
+    pub hubs: Vec<String>,
     /// Certificate chain, PEM. The subject's common name says which host this is, such as `host12`.
     pub cert_pem: String,
     /// Private key, PEM.
@@ -39,7 +39,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            hub: String::new(),
+            hubs: Vec::new(),
             cert_pem: String::new(),
             key_pem: String::new(),
             ca_pem: String::new(),

@@ -79,8 +79,15 @@ pub(crate) async fn run_with(
     stop: impl Future<Output = ()> + Send,
     open: &Open,
 ) -> Result<(), AgentError> {
+    // Libraries may bring two; an error says only that one was chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let name = common_name(&config.cert_pem)?;
-    let endpoint = endpoint(&config)?;
+    let endpoints: Result<Vec<Endpoint>, AgentError> =
+        config.hubs.iter().map(|h| endpoint(&config, h)).collect();
+    let endpoints = endpoints?;
+    if endpoints.is_empty() {
+        return Err(AgentError::Address { hub: String::new() });
+    }
     let reports = config.transport_socket.as_deref().and_then(|path| match Reports::open(path) {
         Ok(reports) => Some(reports),
         Err(reason) => {
@@ -92,7 +99,8 @@ pub(crate) async fn run_with(
         reports,
         config,
         name,
-        endpoint,
+        endpoints,
+        turn: 0,
         producer_epoch: wall_ns(),
         born: Instant::now(),
         probing: None,
@@ -106,15 +114,15 @@ pub(crate) async fn run_with(
     outcome
 }
 
-fn endpoint(config: &Config) -> Result<Endpoint, AgentError> {
-    let address = || AgentError::Address { hub: config.hub.clone() };
-    if !config.hub.starts_with("https://") {
+fn endpoint(config: &Config, hub: &str) -> Result<Endpoint, AgentError> {
+    let address = || AgentError::Address { hub: hub.to_owned() };
+    if !hub.starts_with("https://") {
         return Err(address());
     }
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(&config.ca_pem))
         .identity(Identity::from_pem(&config.cert_pem, &config.key_pem));
-    Endpoint::from_shared(config.hub.clone())
+    Endpoint::from_shared(hub.to_owned())
         .map_err(|_| address())?
         .tls_config(tls)
         .map_err(|e| AgentError::Tls { reason: chain(&e) })
@@ -184,7 +192,9 @@ struct Agent {
     reports: Option<Arc<Reports>>,
     config: Config,
     name: String,
-    endpoint: Endpoint,
+    endpoints: Vec<Endpoint>,
+    /// Which of them is tried.
+    turn: usize,
     producer_epoch: u64,
     born: Instant,
     probing: Option<Running>,
@@ -209,9 +219,12 @@ impl Agent {
                 stamp_port: self.config.stamp_port.into(),
                 alive_ms: u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX),
             };
+            let hubs = self.endpoints.len();
+            let turn = self.turn % hubs;
+            let Some(endpoint) = self.endpoints.get(turn) else { return Ok(()) };
             let connected = tokio::select! {
                 () = &mut stop => return Ok(()),
-                connected = connect(&self.endpoint, hello) => connected,
+                connected = connect(endpoint, hello) => connected,
             };
             self.collect()?;
             match connected {
@@ -220,13 +233,20 @@ impl Agent {
                         return Ok(());
                     }
                 }
-                Err(reason) => tracing::warn!(hub = self.config.hub, %reason, "no connection to the hub"),
+                Err(reason) => {
+                    let hub = self.config.hubs.get(turn);
+                    tracing::warn!(hub, %reason, "no connection to the hub");
+                }
             }
-            let base = self.last_wait.map_or(self.config.retry_min, |w| (w * 2).min(self.config.retry_max));
+            // The next one, and longer waits from round to round; each hub is tried as often as if it were the only one.
+            self.turn = turn + 1;
+            let before = self.last_wait.unwrap_or(self.config.retry_min / 2);
+            let base = if turn == 0 { (before * 2).min(self.config.retry_max) } else { before };
             self.last_wait = Some(base);
+            let rest = u32::try_from(hubs).map_or(base, |n| base / n);
             tokio::select! {
                 () = &mut stop => return Ok(()),
-                () = sleep(jittered(base)) => {}
+                () = sleep(jittered(rest)) => {}
             }
             self.collect()?;
         }

@@ -16,6 +16,7 @@
 //! Absent on purpose: any judgement of what is sick, and any file on disk.
 #![forbid(unsafe_code)]
 
+pub mod crowd;
 pub mod prober;
 
 mod config;

@@ -131,6 +131,7 @@ struct Theatre {
 }
 
 async fn a_theatre(change: impl FnOnce(&mut Config)) -> Theatre {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, "test");
@@ -159,7 +160,7 @@ async fn a_theatre(change: impl FnOnce(&mut Config)) -> Theatre {
     ));
     let (cert_pem, key_pem) = issue("host3");
     let mut config = Config {
-        hub: format!("https://{addr}"),
+        hubs: vec![format!("https://{addr}")],
         cert_pem,
         key_pem,
         ca_pem,
@@ -295,7 +296,7 @@ async fn a_refused_agent_tries_again() {
 #[tokio::test]
 async fn an_address_that_is_none_is_refused() {
     for hub in ["", "http://127.0.0.1:1", "host"] {
-        let mut t = a_theatre(|c| c.hub = hub.to_owned()).await;
+        let mut t = a_theatre(|c| c.hubs = vec![hub.to_owned()]).await;
         assert_eq!(t.agent.await.unwrap(), Err(AgentError::Address { hub: hub.to_owned() }));
         t.streams.close();
     }

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tables::{Mark, Marks};
 use wire::proto::{Batch, Hello};
 use wire::{HostId, Nanos};
 
@@ -78,6 +79,8 @@ pub(crate) struct Agents {
     streams: u64,
     /// Changes nobody has been told of yet, at most one a host.
     presence: BTreeMap<HostId, Presence>,
+    /// How far each host's batches are in the tables, or on their way there.
+    stored: Marks,
 }
 
 impl Agents {
@@ -169,6 +172,25 @@ impl Agents {
         agent.counters =
             batch.counters.iter().take(COUNTERS_MAX).map(|(name, n)| (name.clone(), *n)).collect();
         Take::Accept { batches_missing, newly_lost }
+    }
+
+    /// How far hosts were stored before this hub started.
+    pub(crate) fn were_stored(&mut self, marks: Marks) {
+        self.stored = marks;
+    }
+
+    /// Whether a batch is still to be stored, and how many observations its agent lost since the one stored before.
+    pub(crate) fn is_to_store(&self, host: HostId, batch: &Batch) -> Option<u64> {
+        match self.stored.get(&host.0).filter(|m| m.epoch == batch.producer_epoch) {
+            Some(m) if batch.sequence <= m.sequence => None,
+            Some(m) => Some(batch.lost_before.saturating_sub(m.lost)),
+            None => Some(batch.lost_before),
+        }
+    }
+
+    /// A batch is on its way into the tables.
+    pub(crate) fn is_stored(&mut self, host: HostId, mark: Mark) {
+        self.stored.insert(host.0, mark);
     }
 
     /// An orderly stop. `true` where the stream was the one that counts.

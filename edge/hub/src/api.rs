@@ -12,9 +12,10 @@ use crate::keeper::Keeper;
 use crate::measured::Measurement;
 use crate::metrics::{Judged, Metrics, Name, Why, set};
 use crate::view::{
-    AgentView, FabricView, GuideView, Health, IncidentDetail, IncidentView, LinkView, MeasuredView, PathView,
-    PathsView, PrecisionRow, PrecisionView, Ready, TopView, time,
+    AgentView, FabricView, GuideView, Health, IncidentView, LinkView, MeasuredView, PathView, PathsView,
+    PrecisionRow, PrecisionView, Ready, TopView, time,
 };
+use crate::{ask, care, map, matrix, now, pages};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -27,13 +28,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tables::Tables;
+use tokio::sync::watch;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use wire::{Component, LinkId, NicId, PathId};
 
 const LIMIT_DEFAULT: usize = 1_000;
 const LIMIT_MAX: usize = 10_000;
 const PATHS_SHOWN_MAX: usize = 4_096;
-const NOTE_MAX: usize = 1_000;
 /// Fabrics with more links are not scanned link by link for the top list; what is probed and hurt is still there.
 const SCAN_MAX: u32 = 65_536;
 
@@ -45,6 +47,15 @@ pub(crate) struct Api {
     pub agents: Arc<Mutex<Agents>>,
     pub metrics: Arc<Metrics>,
     pub silent_after: Duration,
+    pub tables: Arc<Tables>,
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// Agents that report.
+    pub(crate) fn reporting(&self) -> u64 {
+        lock(&self.agents).reporting()
+    }
 }
 
 #[derive(OpenApi)]
@@ -54,8 +65,38 @@ pub(crate) struct Api {
         description = "Which component is sick, since when, how surely, and on what evidence."
     ),
     paths(
-        incidents, incident, label, guide, fabric, links, paths, top, agents, precision, openapi, metrics,
-        healthz, readyz
+        incidents,
+        care::incident,
+        care::acknowledge,
+        care::assign,
+        care::snooze,
+        care::close,
+        care::note,
+        care::label,
+        guide,
+        care::series,
+        care::retrospective,
+        fabric,
+        links,
+        paths,
+        top,
+        agents,
+        precision,
+        map::map,
+        map::health,
+        map::span,
+        matrix::matrix,
+        now::now,
+        now::events,
+        ask::query,
+        ask::schema,
+        pages::docs,
+        pages::doc_page,
+        pages::me,
+        openapi,
+        metrics,
+        healthz,
+        readyz
     )
 )]
 struct Document;
@@ -63,8 +104,15 @@ struct Document;
 pub(crate) fn router(api: Api) -> Router {
     Router::new()
         .route("/api/v1/incidents", get(incidents))
-        .route("/api/v1/incidents/{id}", get(incident))
-        .route("/api/v1/incidents/{id}/label", post(label))
+        .route("/api/v1/incidents/{id}", get(care::incident))
+        .route("/api/v1/incidents/{id}/acknowledge", post(care::acknowledge))
+        .route("/api/v1/incidents/{id}/assign", post(care::assign))
+        .route("/api/v1/incidents/{id}/snooze", post(care::snooze))
+        .route("/api/v1/incidents/{id}/close", post(care::close))
+        .route("/api/v1/incidents/{id}/note", post(care::note))
+        .route("/api/v1/incidents/{id}/label", post(care::label))
+        .route("/api/v1/incidents/{id}/series", get(care::series))
+        .route("/api/v1/incidents/{id}/retrospective", get(care::retrospective))
         .route("/api/v1/incidents/{id}/guide", get(guide))
         .route("/api/v1/fabric", get(fabric))
         .route("/api/v1/links", get(links))
@@ -72,19 +120,29 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v1/top", get(top))
         .route("/api/v1/agents", get(agents))
         .route("/api/v1/precision", get(precision))
+        .route("/api/v1/map", get(map::map))
+        .route("/api/v1/health", get(map::health))
+        .route("/api/v1/health/span", get(map::span))
+        .route("/api/v1/matrix", get(matrix::matrix))
+        .route("/api/v1/now", get(now::now))
+        .route("/api/v1/events", get(now::events))
+        .route("/api/v1/query", post(ask::query))
+        .route("/api/v1/schema", get(ask::schema))
+        .route("/api/v1/docs/index", get(pages::docs))
+        .route("/api/v1/docs/page", get(pages::doc_page))
+        .route("/api/v1/me", get(pages::me))
         .route("/api/v1/openapi.json", get(openapi))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .fallback(|| async {
-            Problem::new(StatusCode::NOT_FOUND, "no such page; /api/v1/openapi.json lists them")
-        })
+        .fallback(pages::page)
         .with_state(api)
+        .layer(axum::middleware::from_fn(pages::strict))
 }
 
 /// What a request got instead of an answer.
 #[derive(Debug)]
-struct Problem {
+pub(crate) struct Problem {
     status: StatusCode,
     error: String,
 }
@@ -96,7 +154,7 @@ struct ErrorView {
 }
 
 impl Problem {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Problem { status, error: error.into() }
     }
 }
@@ -125,6 +183,7 @@ type Answer<T> = Result<Json<T>, Problem>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct IncidentQuery {
     /// `open` or `closed`; all where left out.
     state: Option<String>,
@@ -153,57 +212,14 @@ async fn incidents(State(api): State<Api>, query: Asked<IncidentQuery>) -> Answe
     Ok(Json(ordered(wanted).into_iter().take(limit).map(IncidentView::new).collect()))
 }
 
-fn number(id: &str) -> Result<u64, Problem> {
+pub(crate) fn number(id: &str) -> Result<u64, Problem> {
     id.strip_prefix("inc-").unwrap_or(id).parse().map_err(|_| {
         Problem::new(StatusCode::BAD_REQUEST, format!("{id:?} is no incident, expected one such as inc-12"))
     })
 }
 
-fn no_incident(id: &str) -> Problem {
+pub(crate) fn no_incident(id: &str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("there is no incident {id}; /api/v1/incidents lists them"))
-}
-
-/// One incident with its evidence, for and against, and its history.
-#[utoipa::path(get, path = "/api/v1/incidents/{id}", params(("id" = String, Path, description = "such as inc-12")),
-    responses((status = 200, body = IncidentDetail), (status = 404, body = ErrorView)))]
-async fn incident(State(api): State<Api>, Path(id): Path<String>) -> Answer<IncidentDetail> {
-    api.metrics.requests.inc();
-    let n = number(&id)?;
-    api.keeper.published().get(&n).map(|i| Json(IncidentDetail::new(i))).ok_or_else(|| no_incident(&id))
-}
-
-#[derive(Deserialize, ToSchema)]
-struct LabelRequest {
-    /// Was the verdict right, wrong or partly right?
-    judgement: Judgement,
-    /// Free text, at most 1000 characters.
-    #[serde(default)]
-    note: String,
-}
-
-/// Say whether a verdict was right.
-#[utoipa::path(post, path = "/api/v1/incidents/{id}/label", request_body = LabelRequest,
-    params(("id" = String, Path, description = "such as inc-12")),
-    responses((status = 200, body = IncidentDetail), (status = 404, body = ErrorView), (status = 422, body = ErrorView)))]
-async fn label(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    body: Result<Json<LabelRequest>, JsonRejection>,
-) -> Answer<IncidentDetail> {
-    api.metrics.requests.inc();
-    let n = number(&id)?;
-    let Json(body) = body?;
-    if body.note.chars().count() > NOTE_MAX {
-        let error = format!("the note has more than {NOTE_MAX} characters");
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error));
-    }
-    let ticket = api
-        .desk
-        .ask(move |desk| desk.diagnosis.book.label(crate::wall(), n, body.judgement, body.note))
-        .await?
-        .ok_or_else(|| no_incident(&id))?;
-    api.keeper.done(ticket).await;
-    api.keeper.published().get(&n).map(|i| Json(IncidentDetail::new(i))).ok_or_else(|| no_incident(&id))
 }
 
 /// What to do about an incident, step by step.
@@ -241,6 +257,7 @@ async fn fabric(State(api): State<Api>) -> Json<FabricView> {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct LinkQuery {
     /// Links before this id are left out; to go through a large fabric page by page.
     from_id: Option<u32>,
@@ -347,6 +364,7 @@ fn path_view(desk: &Desk, path: PathId, named: &BTreeMap<u32, Vec<String>>) -> O
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct PathQuery {
     /// Host or NIC, such as host0 or host0-p1.
     from: String,
@@ -399,6 +417,7 @@ async fn paths(State(api): State<Api>, query: Asked<PathQuery>) -> Answer<PathsV
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct TopQuery {
     /// Most links and paths listed, default 20, at most 1000.
     limit: Option<usize>,
@@ -410,7 +429,7 @@ async fn top(State(api): State<Api>, query: Asked<TopQuery>) -> Answer<TopView> 
     api.metrics.requests.inc();
     let Query(query) = query?;
     let limit = query.limit.unwrap_or(20).min(1_000);
-    let reporting = lock(&api.agents).reporting();
+    let reporting = api.reporting();
     let stored = api.metrics.observations_stored.get();
     let named = named_links(&api);
     let incidents = {
@@ -486,7 +505,7 @@ async fn agents(State(api): State<Api>) -> Json<Vec<AgentView>> {
     Json(list.collect())
 }
 
-fn precision_of<'a>(incidents: impl Iterator<Item = &'a Incident>) -> PrecisionView {
+pub(crate) fn precision_of<'a>(incidents: impl Iterator<Item = &'a Incident>) -> PrecisionView {
     let mut rows: BTreeMap<String, PrecisionRow> = BTreeMap::new();
     let mut all = 0;
     let mut judged = 0;
@@ -607,6 +626,7 @@ async fn healthz() -> Json<Health> {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ReadyQuery {
     /// `all`: ready only when every host's agent reports; `connected`: when every one is connected.
     agents: Option<String>,
@@ -624,7 +644,10 @@ async fn readyz(State(api): State<Api>, query: Asked<ReadyQuery>) -> Result<Resp
     };
     let expected = u64::from(api.fabric.shape.hosts);
     let mut problem = match api.desk.ask(|_| ()).await {
-        Ok(()) => api.keeper.error().map(|e| e.to_string()),
+        Ok(()) => {
+            let keeping = api.keeper.error().map(|e| e.to_string());
+            keeping.or_else(|| api.tables.trouble().map(|e| format!("nothing can be stored: {e}")))
+        }
         Err(Busy) => Some("the desk does not answer".to_owned()),
     };
     match query.agents.as_deref() {

@@ -6,7 +6,7 @@
 //! [`CLOSED_MAX`] closed incidents are kept, the oldest go first and are counted.
 //! Absent on purpose: a decision about what is sick.
 
-use crate::incident::{Change, Incident, Judgement, Label};
+use crate::incident::{Act, Change, Incident};
 use crate::keeper::Keeper;
 use diagnose::{Event, Verdict};
 use fabric::Fabric;
@@ -190,20 +190,12 @@ impl Book {
             return 0;
         };
         let changed = dirty.iter().filter_map(|n| self.incidents.get(n).cloned());
-        keeper.write(changed, forgotten, self.next_number)
+        keeper.write(changed, forgotten)
     }
 
-    /// Writes down what a person thought. `None` where there is no such incident, else the ticket of the write.
-    pub(crate) fn label(
-        &mut self,
-        now: Nanos,
-        number: u64,
-        judgement: Judgement,
-        note: String,
-    ) -> Option<u64> {
-        let incident = self.incidents.get_mut(&number)?;
-        incident.label = Some(Label { judgement, note, at_ns: now.0 });
-        incident.note(now, Change::Labelled);
+    /// Writes down what a person did. `None` where there is no such incident, else the ticket of the write.
+    pub(crate) fn act(&mut self, now: Nanos, number: u64, by: &str, act: Act) -> Option<u64> {
+        self.incidents.get_mut(&number)?.act(now, by, act);
         self.mark(number, true);
         Some(self.flush())
     }
@@ -226,7 +218,7 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::StoreError;
+    use crate::incident::Judgement;
     use crate::store::Store;
     use crate::tests::{a_fabric, a_verdict};
 
@@ -263,7 +255,8 @@ mod tests {
 
     /// What is on disk, opened by a hub at `now`, changed, and closed again.
     fn session(dir: &std::path::Path, fabric: Arc<Fabric>, now: Nanos, change: impl FnOnce(&mut Book)) {
-        let (store, loaded) = Store::open(dir).unwrap();
+        let tables = crate::tests::some_tables(dir);
+        let (store, loaded) = Store::open(Arc::clone(&tables)).unwrap();
         let (keeper, thread) = Keeper::start(store, BTreeMap::new()).unwrap();
         let mut book = Book::of(fabric, loaded.incidents, loaded.next_number, now);
         book.keep(keeper.clone());
@@ -282,9 +275,9 @@ mod tests {
         session(&dir, a_fabric(), at(1), |book| {
             book.take(at(1), &Event::Opened(verdict.clone()));
             book.settle();
-            assert!(book.label(at(2), 1, Judgement::Right, "saw it".to_owned()).is_some());
-            assert!(book.label(at(2), 9, Judgement::Right, String::new()).is_none());
-            assert!(matches!(Store::open(&dir), Err(StoreError::InUse { .. })));
+            let label = || Act::Label { judgement: Judgement::Right, note: "saw it".to_owned() };
+            assert!(book.act(at(2), 1, "ada", label()).is_some());
+            assert!(book.act(at(2), 9, "ada", label()).is_none());
         });
         session(&dir, a_fabric(), at(3), |book| {
             let known = book.take_up(at(3), Nanos::from_secs(600));
@@ -296,7 +289,7 @@ mod tests {
             let ids: Vec<String> = book.ordered().iter().map(|i| i.id()).collect();
             assert_eq!(ids, ["inc-2", "inc-1"], "continued, not doubled, and numbers go on");
         });
-        let (_, loaded) = Store::open(&dir).unwrap();
+        let (_, loaded) = Store::open(crate::tests::some_tables(&dir)).unwrap();
         assert_eq!((loaded.incidents.len(), loaded.next_number), (2, 3));
     }
 
@@ -313,25 +306,7 @@ mod tests {
             assert!(book.ordered().iter().all(|i| !i.is_open()));
             assert_eq!(book.take_up(at(3), Nanos::MAX), []);
         });
-        let (_, loaded) = Store::open(&dir).unwrap();
+        let (_, loaded) = Store::open(crate::tests::some_tables(&dir)).unwrap();
         assert_eq!(loaded.incidents[0].closed_at_ns, Some(at(3).0));
-    }
-
-    #[test]
-    fn a_store_of_a_newer_hub_is_left_alone() {
-        let dir = crate::tests::a_directory("book-newer");
-        drop(Store::open(&dir).unwrap());
-        {
-            let db = redb::Database::create(Store::file(&dir)).unwrap();
-            let write = db.begin_write().unwrap();
-            let table = redb::TableDefinition::<&str, u64>::new("meta");
-            write.open_table(table).unwrap().insert("format", 99).unwrap();
-            write.commit().unwrap();
-        }
-        let got = Store::open(&dir).err();
-        assert!(
-            matches!(got, Some(StoreError::Newer { got: 99, known: crate::store::FORMAT, .. })),
-            "{got:?}"
-        );
     }
 }

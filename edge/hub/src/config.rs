@@ -11,13 +11,21 @@ use std::time::Duration;
 pub struct Config {
     /// The fabric that is watched.
     pub fabric: Arc<Fabric>,
-    /// Where `incidents.redb` is kept. Made if it is not there.
+    /// Directory of the tables. Made if it is not there.
     pub data: PathBuf,
+    /// Wait, where another hub uses the directory, and take over when it ends or dies. Default false.
+    pub standby: bool,
+    /// Most bytes of rows held in memory until they are in the tables, default 512 MiB.
+    pub memory_bytes: usize,
+    /// Rows go from the log into the tables at least so often, default 15 s.
+    pub fold_every: Duration,
     /// Where agents connect, default 127.0.0.1 and a free port.
     pub grpc: SocketAddr,
     /// Where questions are answered, default 127.0.0.1 and a free port.
     pub http: SocketAddr,
-    /// Serve HTTP, which has neither encryption nor passwords, on an address others can reach. Default false.
+    /// Where Arrow Flight SQL is served, default nowhere. As HTTP it has neither encryption nor passwords.
+    pub flight: Option<SocketAddr>,
+    /// Serve HTTP and Flight, which have neither encryption nor passwords, on an address others can reach. Default false.
     pub http_insecure: bool,
     /// The hub's certificate chain, PEM.
     pub cert_pem: String,
@@ -57,8 +65,12 @@ impl Config {
         Config {
             fabric,
             data,
+            standby: false,
+            memory_bytes: 512 << 20,
+            fold_every: Duration::from_secs(15),
             grpc: loopback,
             http: loopback,
+            flight: None,
             http_insecure: false,
             cert_pem: String::new(),
             key_pem: String::new(),

@@ -8,12 +8,16 @@
 
 use crate::agents::Agents;
 use crate::diagnosis::{Diagnosis, Fed};
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::rows::{self, claims_the_hubs};
+use diagnose::LinkHealth;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tables::{Rows, Tables};
 use tokio::sync::oneshot;
 use wire::proto::{Batch, ComponentColumns};
 use wire::{Component, ComponentObservation, Counter, HostId, Nanos, Window};
@@ -21,6 +25,12 @@ use wire::{Component, ComponentObservation, Counter, HostId, Nanos, Window};
 const TICK: Nanos = Nanos::from_secs(1);
 /// A tick so late means that the machine stood still.
 const LATE: Nanos = Nanos::from_millis(500);
+/// How often each link's health is written down.
+const HEALTH_EVERY: Nanos = Nanos::from_secs(10);
+/// Fabrics with more links are not written link by link.
+const HEALTH_LINKS_MAX: u32 = 65_536;
+/// Why rows of a batch are refused before they are stored.
+const AT_INGEST: [&str; 4] = ["unequal_columns", "bad_row", "not_its_path", "not_its_component"];
 /// A question unanswered so long is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -41,11 +51,12 @@ pub(crate) struct Busy;
 pub(crate) struct DeskHandle {
     inputs: SyncSender<Input>,
     metrics: Arc<Metrics>,
+    ledger: Ledger,
 }
 
 impl DeskHandle {
-    pub(crate) fn new(inputs: SyncSender<Input>, metrics: Arc<Metrics>) -> Self {
-        DeskHandle { inputs, metrics }
+    pub(crate) fn new(inputs: SyncSender<Input>, metrics: Arc<Metrics>, ledger: Ledger) -> Self {
+        DeskHandle { inputs, metrics, ledger }
     }
 
     /// Hands over a batch; its observations are counted as lost where there is no room.
@@ -57,6 +68,7 @@ impl DeskHandle {
             Err(TrySendError::Disconnected(_)) => "stopping",
         };
         self.metrics.lose(refused, rows);
+        self.ledger.add(host, "diagnosis", refused, rows);
     }
 
     /// Asks, and waits for the answer.
@@ -117,6 +129,11 @@ pub(crate) struct Desk {
     silent_after: Duration,
     pub(crate) silent: Vec<HostId>,
     next_tick: Nanos,
+    next_health: Nanos,
+    /// Observations taken at the last look, and when that was.
+    looked: (u64, Nanos),
+    ledger: Ledger,
+    tables: Arc<Tables>,
     clock: fn() -> Nanos,
 }
 
@@ -127,10 +144,36 @@ impl Desk {
         metrics: Arc<Metrics>,
         recorder: Option<Recorder>,
         silent_after: Duration,
+        (tables, ledger): (Arc<Tables>, Ledger),
         clock: fn() -> Nanos,
     ) -> Self {
-        let next_tick = clock() + TICK;
-        Desk { diagnosis, agents, metrics, recorder, silent_after, silent: Vec::new(), next_tick, clock }
+        let now = clock();
+        Desk {
+            diagnosis,
+            agents,
+            metrics,
+            recorder,
+            silent_after,
+            silent: Vec::new(),
+            next_tick: now + TICK,
+            next_health: now + HEALTH_EVERY,
+            looked: (0, now),
+            ledger,
+            tables,
+            clock,
+        }
+    }
+
+    /// Observations not taken since the start.
+    pub(crate) fn lost(&self) -> u64 {
+        self.metrics.observations_sent.get().saturating_sub(self.metrics.observations_stored.get())
+    }
+
+    /// Observations a second, given how many were taken so far. Looks are at least a second apart.
+    pub(crate) fn rate(&self, stored: u64) -> f64 {
+        let (before, at) = self.looked;
+        let seconds = self.diagnosis.now.since(at).0 as f64 / 1e9;
+        if seconds > 0.0 { stored.saturating_sub(before) as f64 / seconds } else { 0.0 }
     }
 
     /// Works until told to stop or nobody is left to ask.
@@ -165,11 +208,9 @@ impl Desk {
         self.end();
     }
 
-    /// Whether an agent is there is for the hub to say, not for agents: such counters of theirs are not taken.
+    /// Counters that are the hub's are not taken from agents.
     fn keep_to_its_own(&self, batch: &mut Batch) {
-        let ours = [Counter::AgentSilent as u32, Counter::AgentAway as u32];
-        let claims = |c: &ComponentColumns| c.counter.iter().any(|n| ours.contains(n));
-        if let Some(refused) = batch.components.take_if(|c| claims(c)) {
+        if let Some(refused) = batch.components.take_if(|c| claims_the_hubs(c)) {
             self.metrics.lose("not_its_component", refused.window_start_ns.len() as u64);
         }
     }
@@ -180,6 +221,10 @@ impl Desk {
         self.metrics.observations_stored.inc_by(fed.stored);
         for (reason, rows) in fed.dropped {
             self.metrics.lose(reason, rows);
+            // The others were refused by the tables as well, and stand there with their batch.
+            if !AT_INGEST.contains(&reason) {
+                self.ledger.add(host, "diagnosis", reason, rows);
+            }
         }
     }
 
@@ -247,12 +292,35 @@ impl Desk {
             self.say_of(now, host, window, Counter::AgentSilent, (seconds, 0));
         }
         self.diagnosis.book.flush();
+        self.ledger.write(now, &self.tables);
+        if now >= self.next_health {
+            self.looked = (self.metrics.observations_stored.get(), now);
+            self.next_health = now + HEALTH_EVERY;
+            self.write_health(now);
+        }
         if let Some(recorder) = &mut self.recorder
             && let Err(e) = recorder.file.flush()
         {
             tracing::error!(error = %e, "the recording ends here");
             self.metrics.record_failures.inc();
             self.recorder = None;
+        }
+    }
+
+    /// Writes down how the links do. Where there is no room, the next ten seconds have their turn.
+    fn write_health(&self, now: Nanos) {
+        let engine = &self.diagnosis.engine;
+        let fabric = engine.fabric();
+        if fabric.link_bound() > HEALTH_LINKS_MAX {
+            return;
+        }
+        let crossed: Vec<LinkHealth> =
+            fabric.links().filter_map(|l| engine.link_health(l)).filter(|h| h.sent_10s > 0).collect();
+        if !crossed.is_empty() {
+            let parts = vec![rows::link_health(fabric, now, &crossed)];
+            if let Err(e) = self.tables.append(Rows { producer: None, parts }) {
+                tracing::warn!(error = %e, "the links' health of these ten seconds is not kept");
+            }
         }
     }
 
@@ -266,5 +334,6 @@ impl Desk {
             tracing::error!(error = %e, "the end of the recording is not on disk");
         }
         self.diagnosis.book.flush();
+        self.ledger.write(now, &self.tables);
     }
 }

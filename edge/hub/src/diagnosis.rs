@@ -7,12 +7,13 @@
 
 use crate::book::Book;
 use crate::measured::Measured;
+use crate::rows::{is_own_component, is_own_path};
 use diagnose::{Engine, Outcome, Verdict};
 use fabric::Fabric;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wire::proto::Batch;
-use wire::{Component, ComponentObservation, Counter, Epoch, HostId, Nanos, PathObservation, PathRef};
+use wire::{Epoch, HostId, Nanos};
 
 /// What became of the rows of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +88,10 @@ impl Diagnosis {
                     for row in rows {
                         match row {
                             Err(_) => fed.drop("bad_row", 1),
-                            Ok(o) if epoch == self.engine.fabric().epoch && !self.is_own(producer, &o) => {
+                            Ok(o)
+                                if epoch == self.engine.fabric().epoch
+                                    && !is_own_path(self.engine.fabric(), producer, &o) =>
+                            {
                                 fed.drop("not_its_path", 1);
                             }
                             Ok(o) => {
@@ -109,7 +113,9 @@ impl Diagnosis {
                     for row in rows {
                         match row {
                             Err(_) => fed.drop("bad_row", 1),
-                            Ok(o) if !self.is_own_component(producer, &o) => fed.drop("not_its_component", 1),
+                            Ok(o) if !is_own_component(self.engine.fabric(), producer, &o) => {
+                                fed.drop("not_its_component", 1)
+                            }
                             Ok(o) => fed.take(self.engine.handle_component(now, &o)),
                         }
                     }
@@ -118,28 +124,5 @@ impl Diagnosis {
         }
         self.settle(now);
         fed
-    }
-
-    /// A host may report what it sent or what it received, not what happens between others.
-    fn is_own(&self, producer: HostId, o: &PathObservation) -> bool {
-        let fabric = self.engine.fabric();
-        let path = match o.path {
-            PathRef::OneWay(leg) => leg.path,
-            PathRef::RoundTrip { forward, .. } => forward.path,
-        };
-        // An unknown path is for the engine to count.
-        fabric.path_parts(path).is_none_or(|(from, to, _)| {
-            fabric.nic_parts(from).1 == producer || fabric.nic_parts(to).1 == producer
-        })
-    }
-
-    /// A host may say how long another one held its probes; everything else it counts is about itself.
-    fn is_own_component(&self, producer: HostId, o: &ComponentObservation) -> bool {
-        match (o.counter, o.component) {
-            (Counter::ResponderStall, _) => true,
-            (_, Component::Host(h)) => h == producer,
-            (_, Component::Nic(n)) => self.engine.fabric().nic_parts(n).1 == producer,
-            (_, Component::Link(_) | Component::Switch(_)) => true,
-        }
     }
 }

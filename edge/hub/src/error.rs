@@ -43,6 +43,9 @@ pub enum HubError {
     /// The incident store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another hub has taken over.
+    #[error("{0}")]
+    TakenOver(tables::TablesError),
     /// A server ended by itself.
     #[error("the {what} server ended: {reason}")]
     Ended {
@@ -56,44 +59,29 @@ pub enum HubError {
 /// Why the incident store cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The directory cannot be made.
-    #[error("cannot make the data directory {}: {kind}", path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        kind: ErrorKind,
-    },
-    /// Another hub has it open.
-    #[error("{} is in use by another hub; stop that one or use another --data directory", path.display())]
-    InUse {
-        /// The database.
-        path: PathBuf,
-    },
-    /// Written by a newer hub.
+    /// Another hub writes there.
     #[error(
-        "{} was written by a newer hub (format {got}, this one knows up to {known}); start that version, \
-         or move the file away to begin with no incidents", path.display()
+        "{} is in use by another hub; stop that one, use another --data directory, or wait for it to end with --standby",
+        path.display()
     )]
-    Newer {
-        /// The database.
+    InUse {
+        /// The directory.
         path: PathBuf,
-        /// Its format.
-        got: u64,
-        /// Newest format this hub knows.
-        known: u64,
     },
-    /// The database refuses.
-    #[error("the incident store failed: {reason}")]
-    Database {
-        /// What it said.
+    /// The tables.
+    #[error(transparent)]
+    Tables(#[from] tables::TablesError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {reason}")]
+    Thread {
+        /// What the system said.
         reason: String,
     },
-    /// An incident in it cannot be read.
-    #[error("incident {number} in the store cannot be read: {reason}")]
+    /// An incident cannot be read.
+    #[error("incident {id} in the tables cannot be read: {reason}")]
     Damaged {
         /// Which.
-        number: u64,
+        id: String,
         /// Why.
         reason: String,
     },

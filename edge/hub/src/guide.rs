@@ -146,6 +146,7 @@ mod tests {
             times_reopened: 0,
             summary: String::new(),
             label: None,
+            care: crate::view::CareView::default(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The HTTP listener: connections limited in number, requests limited in size and time.
 //!
 //! Invariants: at most [`Limits::connections`] connections are open; a connection that says nothing for
-//! [`IDLE_MAX`] is closed; a body is at most [`BODY_BYTES_MAX`]; a request is answered within [`ANSWER_WITHIN`].
+//! [`IDLE_MAX`] is closed; a body is at most [`BODY_BYTES_MAX`]; a request is answered within [`ANSWER_WITHIN`],
+//! a question in SQL within [`QUESTION_WITHIN`].
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -23,6 +24,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 const BODY_BYTES_MAX: usize = 64 << 10;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Questions have a limit of their own, and may take this long.
+const QUESTION_WITHIN: Duration = Duration::from_secs(70);
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// A listener that holds back new connections while too many are open.
@@ -105,7 +108,8 @@ impl AsyncWrite for Connection {
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+    let within = if request.uri().path() == crate::ask::QUERY { QUESTION_WITHIN } else { ANSWER_WITHIN };
+    match tokio::time::timeout(within, next.run(request)).await {
         Ok(response) => response,
         Err(_) => StatusCode::GATEWAY_TIMEOUT.into_response(),
     }

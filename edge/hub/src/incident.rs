@@ -11,6 +11,8 @@ use wire::{Component, HostId, LinkId, Nanos, NicId, SwitchId};
 
 /// Most entries of a timeline; the oldest updates go first.
 pub(crate) const TIMELINE_MAX: usize = 64;
+/// Most notes of an incident; the oldest go first.
+const NOTES_MAX: usize = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,6 +84,45 @@ pub enum Change {
     Labelled,
     /// The hub was started with another fabric, so its ids mean nothing any more.
     FabricChanged,
+    /// Somebody looks after it.
+    Acknowledged,
+    /// It was given to somebody.
+    Assigned,
+    /// It is not to be told of again until some time.
+    Snoozed,
+    /// A person closed it.
+    ClosedByHand,
+    /// A person wrote something down.
+    Noted,
+}
+
+/// What a person did about an incident.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Acknowledge,
+    Assign { to: String },
+    Snooze { until_ns: u64 },
+    Close { note: String },
+    Note { text: String },
+    Label { judgement: Judgement, note: String },
+}
+
+/// Who looks after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Care {
+    pub acknowledged_by: Option<String>,
+    pub acknowledged_at_ns: Option<u64>,
+    pub assigned_to: Option<String>,
+    pub snoozed_until_ns: Option<u64>,
+    pub closed_by: Option<String>,
+}
+
+/// What a person wrote down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Written {
+    pub at_ns: u64,
+    pub by: String,
+    pub text: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,6 +179,10 @@ pub(crate) struct Incident {
     pub times_reopened: u32,
     pub label: Option<Label>,
     pub timeline: Vec<Entry>,
+    #[serde(default)]
+    pub care: Care,
+    #[serde(default)]
+    pub notes: Vec<Written>,
 }
 
 impl Incident {
@@ -169,6 +214,8 @@ impl Incident {
             times_reopened: 0,
             label: None,
             timeline: Vec::new(),
+            care: Care::default(),
+            notes: Vec::new(),
         };
         incident.take(verdict, fabric);
         incident
@@ -285,7 +332,17 @@ impl Incident {
     /// disk before it is announced.
     pub(crate) fn apply(&mut self, now: Nanos, event: &Event, fabric: &Fabric) -> bool {
         let before = (self.component.clone(), self.kind.clone(), self.confidence, self.rate);
+        let by_hand = self.closed_at_ns.filter(|_| self.care.closed_by.is_some());
         self.take(event.verdict(), fabric);
+        match event {
+            // What a person closed stays closed while the same fault goes on.
+            Event::Updated(_) | Event::Closed(_) if by_hand.is_some() => {
+                self.closed_at_ns = by_hand;
+                return false;
+            }
+            Event::Opened(_) | Event::Reopened(_) => self.care = Care::default(),
+            _ => {}
+        }
         match event {
             Event::Opened(_) if self.timeline.is_empty() => self.note(now, Change::Opened),
             Event::Opened(_) => self.note(now, Change::Updated),
@@ -312,6 +369,11 @@ impl Incident {
                 format!("{}, confidence {:.2}", self.sentence(), self.confidence)
             }
             Change::Closed => "healed: packets cross it unhurt again".to_owned(),
+            Change::Acknowledged
+            | Change::Assigned
+            | Change::Snoozed
+            | Change::ClosedByHand
+            | Change::Noted => String::new(),
             Change::FabricChanged => "closed: the hub was started with another fabric".to_owned(),
             Change::Labelled => match &self.label {
                 Some(l) if l.note.is_empty() => format!("judged {:?}", l.judgement).to_lowercase(),
@@ -319,11 +381,57 @@ impl Incident {
                 None => "judgement withdrawn".to_owned(),
             },
         };
+        self.tell(now, change, text);
+    }
+
+    fn tell(&mut self, now: Nanos, change: Change, text: String) {
         if self.timeline.len() >= TIMELINE_MAX {
             let oldest_update = self.timeline.iter().position(|e| e.change == Change::Updated);
             self.timeline.remove(oldest_update.unwrap_or(1));
         }
         self.timeline.push(Entry { at_ns: now.0, change, text });
+    }
+}
+
+impl Incident {
+    /// A person did something about it.
+    pub(crate) fn act(&mut self, now: Nanos, by: &str, act: Act) {
+        let note = |text: String| Written { at_ns: now.0, by: by.to_owned(), text };
+        match act {
+            Act::Acknowledge => {
+                self.care.acknowledged_by = Some(by.to_owned());
+                self.care.acknowledged_at_ns = Some(now.0);
+                self.tell(now, Change::Acknowledged, format!("{by} looks after it"));
+            }
+            Act::Assign { to } => {
+                self.tell(now, Change::Assigned, format!("{by} gave it to {to}"));
+                self.care.assigned_to = Some(to);
+            }
+            Act::Snooze { until_ns } => {
+                self.care.snoozed_until_ns = Some(until_ns);
+                let until = crate::view::time(until_ns);
+                self.tell(now, Change::Snoozed, format!("{by} wants no alert before {until}"));
+            }
+            Act::Close { note: text } => {
+                self.closed_at_ns = self.closed_at_ns.or(Some(now.0));
+                self.care.closed_by = Some(by.to_owned());
+                self.tell(now, Change::ClosedByHand, format!("closed by {by}"));
+                if !text.is_empty() {
+                    self.notes.push(note(text));
+                }
+            }
+            Act::Note { text } => {
+                self.notes.push(note(text));
+                self.tell(now, Change::Noted, format!("{by} wrote a note"));
+            }
+            Act::Label { judgement, note } => {
+                self.label = Some(Label { judgement, note, at_ns: now.0 });
+                self.note(now, Change::Labelled);
+            }
+        }
+        if self.notes.len() > NOTES_MAX {
+            self.notes.remove(0);
+        }
     }
 }
 

@@ -1,20 +1,24 @@
 //! Where agents connect: one bidirectional stream each, over TLS in both directions.
 //!
 //! How: the certificate says which host speaks; the first message must be a Hello that agrees with it and whose
-//! version is understood. Then the hub sends the plan, and answers every batch with its own Ack, or a Refusal that says
-//! what was expected.
-//! Invariants: a batch is acknowledged after it is in the desk's queue or its observations are counted as lost;
-//! one stream a host counts, the newest; a message is at most [`MESSAGE_BYTES_MAX`].
-//! Absent on purpose: decoding of columns (the desk does it, once).
+//! version is understood. Then the hub sends the plan, and answers batches with an Ack for the newest that is durable,
+//! or a Refusal that says what was expected. A batch goes two ways: to the desk at once, and into the tables.
+//! Invariants: a batch is acknowledged after its observations are in the tables' log, or in the ledger with the reason
+//! they are not; it is stored once, whichever hub it reached first; one stream a host counts, the newest; a message is
+//! at most [`MESSAGE_BYTES_MAX`]. While nothing can be stored the diagnosis goes on.
+//! Absent on purpose: handing decoded rows from here to the desk. Both decode (some 100 ns a row), so that a recording
+//! holds what came and a slow store never holds up the diagnosis.
 
 use crate::agents::{Agents, StreamId, Take};
 use crate::desk::DeskHandle;
 use crate::keeper::Keeper;
 use crate::metrics::{Metrics, Why};
+use crate::rows::{self, Loss, Sorted};
 use crate::rpc::ingest_server::Ingest;
 use fabric::Fabric;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tables::{Mark, Rows, Tables, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -49,6 +53,7 @@ pub(crate) struct IngestService {
     pub desk: DeskHandle,
     pub keeper: Keeper,
     pub metrics: Arc<Metrics>,
+    pub tables: Arc<Tables>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -95,16 +100,43 @@ fn refusal(reason: String, sequence: u64) -> HubMessage {
     HubMessage { kind: Some(hub_message::Kind::Refusal(Refusal { reason, sequence })) }
 }
 
+/// The newest batch that is in the tables, or on its way there.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    ticket: Ticket,
+    ack: Ack,
+}
+
+/// Answers batches once they are durable: always the newest, which says that all before it are as well.
+async fn acknowledge(mut newest: watch::Receiver<Option<Newest>>, tables: Arc<Tables>, answers: Answers) {
+    while newest.changed().await.is_ok() {
+        let Some(Newest { ticket, ack }) = *newest.borrow_and_update() else { continue };
+        if tables.durable(ticket).await.is_err() {
+            return;
+        }
+        let ack = HubMessage { kind: Some(hub_message::Kind::Ack(ack)) };
+        if answers.send(Ok(ack)).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// One agent's stream after its Hello.
 struct Conversation {
+    fabric: Arc<Fabric>,
     host: HostId,
     stream: StreamId,
     inbound: Streaming<AgentMessage>,
-    answers: mpsc::Sender<Result<HubMessage, Status>>,
+    answers: Answers,
+    durable: watch::Sender<Option<Newest>>,
+    /// A batch of this stream could not be stored, so none after it may be: the agent sends all of them again when it
+    /// has waited for an answer long enough.
+    gap: bool,
     agents: Arc<Mutex<Agents>>,
     desk: DeskHandle,
     keeper: Keeper,
     metrics: Arc<Metrics>,
+    tables: Arc<Tables>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -136,6 +168,7 @@ impl Ingest for IngestService {
             desk: self.desk.clone(),
             keeper: self.keeper.clone(),
             metrics: Arc::clone(&self.metrics),
+            tables: Arc::clone(&self.tables),
             stopping: self.stopping.clone(),
         };
         tokio::spawn(async move {
@@ -168,6 +201,7 @@ struct Welcome {
     desk: DeskHandle,
     keeper: Keeper,
     metrics: Arc<Metrics>,
+    tables: Arc<Tables>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -228,15 +262,21 @@ impl Welcome {
             lock(&self.agents).ended(crate::wall(), host, stream);
             return None;
         }
+        let (durable, acks) = watch::channel(None);
+        tokio::spawn(acknowledge(acks, Arc::clone(&self.tables), answers.clone()));
         Some(Conversation {
+            fabric: self.fabric,
             host,
             stream,
             inbound,
             answers,
+            durable,
+            gap: false,
             agents: self.agents,
             desk: self.desk,
             keeper: self.keeper,
             metrics: self.metrics,
+            tables: self.tables,
             stopping: self.stopping,
         })
     }
@@ -272,20 +312,34 @@ impl Conversation {
         lock(&self.agents).ended(crate::wall(), self.host, self.stream);
     }
 
-    fn refused(&self, reason: &'static str, batch: &Batch) {
-        self.metrics.batches_refused.get_or_create(&Why { reason }).inc();
+    /// Counts a batch that is not taken, and says so: the agent does not send it again, so that it is written down
+    /// first.
+    async fn refuse(&mut self, why: &'static str, batch: &Batch, reason: String) -> bool {
+        self.metrics.batches_refused.get_or_create(&Why { reason: why }).inc();
         let rows = wire::batch::rows(batch);
         self.metrics.observations_sent.inc_by(rows);
-        self.metrics.lose(reason, rows);
+        self.metrics.lose(why, rows);
+        let loss = Loss {
+            at: crate::wall(),
+            producer: self.host,
+            producer_epoch: batch.producer_epoch,
+            stage: "ingest",
+            reason: why.to_owned(),
+            rows,
+        };
+        let written = match self.tables.append(Rows { producer: None, parts: vec![rows::losses(&[loss])] }) {
+            Ok(ticket) => self.tables.durable(ticket).await,
+            Err(e) => Err(e),
+        };
+        // Not written down is not refused: it comes again.
+        written.is_ok() && self.answers.send(Ok(refusal(reason, batch.sequence))).await.is_ok()
     }
 
     /// Answers a batch. `false` where the stream is over.
     async fn batch(&mut self, batch: Batch) -> bool {
-        let (producer_epoch, sequence) = (batch.producer_epoch, batch.sequence);
         if !version_is_understood(batch.version) {
-            self.refused("version", &batch);
             let reason = format!("expected batch version {PROTOCOL_VERSION}, got {}", batch.version);
-            return self.answers.send(Ok(refusal(reason, sequence))).await.is_ok();
+            return self.refuse("version", &batch, reason).await;
         }
         let take = lock(&self.agents).batch(crate::wall(), self.host, self.stream, &batch);
         match take {
@@ -295,25 +349,69 @@ impl Conversation {
                 let rows = wire::batch::rows(&batch);
                 self.metrics.observations_sent.inc_by(rows.saturating_add(newly_lost));
                 self.metrics.lose("agent_buffer", newly_lost);
+                self.store(&batch);
                 self.desk.batch(self.host, batch);
             }
             Take::Duplicate => {
                 self.metrics.batches_duplicate.inc();
+                self.store(&batch);
             }
             Take::OtherLife { expected, got } => {
-                self.refused("other_life", &batch);
                 let reason =
                     format!("expected producer epoch {expected} as in Hello, got {got}: say Hello again");
-                return self.answers.send(Ok(refusal(reason, sequence))).await.is_ok();
+                return self.refuse("other_life", &batch, reason).await;
             }
             Take::Superseded => {
-                self.refused("superseded", &batch);
+                // What was not acknowledged goes out again on the newer stream, and is counted there.
+                self.metrics.batches_refused.get_or_create(&Why { reason: "superseded" }).inc();
                 let reason = "a newer stream of this host has taken over".to_owned();
                 let _ = self.answers.send(Ok(refusal(reason, 0))).await;
                 return false;
             }
         }
-        let ack = HubMessage { kind: Some(hub_message::Kind::Ack(Ack { producer_epoch, sequence })) };
-        self.answers.send(Ok(ack)).await.is_ok()
+        true
+    }
+
+    /// Hands a batch to the tables, where it is not there yet. The answer follows once it is durable.
+    fn store(&mut self, batch: &Batch) {
+        let ack = Ack { producer_epoch: batch.producer_epoch, sequence: batch.sequence };
+        let Some(newly_lost) = lock(&self.agents).is_to_store(self.host, batch) else {
+            let ticket = self.tables.newest();
+            self.durable.send_replace(Some(Newest { ticket, ack }));
+            return;
+        };
+        if self.gap {
+            return;
+        }
+        let Sorted { mut parts, refused } = rows::sorted(&self.fabric, self.host, batch);
+        let at = crate::wall();
+        let loss = |stage, reason: &str, rows| Loss {
+            at,
+            producer: self.host,
+            producer_epoch: batch.producer_epoch,
+            stage,
+            reason: reason.to_owned(),
+            rows,
+        };
+        let mut losses: Vec<Loss> =
+            refused.into_iter().map(|(reason, rows)| loss("ingest", reason, rows)).collect();
+        if newly_lost > 0 {
+            losses.push(loss("agent", "agent_buffer", newly_lost));
+        }
+        if !losses.is_empty() {
+            parts.push(rows::losses(&losses));
+        }
+        let mark = Mark { epoch: batch.producer_epoch, sequence: batch.sequence, lost: batch.lost_before };
+        match self.tables.append(Rows { producer: Some((self.host.0, mark)), parts }) {
+            Ok(ticket) => {
+                lock(&self.agents).is_stored(self.host, mark);
+                self.durable.send_replace(Some(Newest { ticket, ack }));
+            }
+            Err(e) => {
+                self.gap = true;
+                self.metrics.batches_not_stored.inc();
+                tracing::warn!(agent = %self.host, error = %e, "a batch is not acknowledged");
+            }
+        }
     }
 }

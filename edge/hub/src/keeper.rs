@@ -1,7 +1,7 @@
 //! The keeper: the thread that writes incidents, so that a slow disk never holds up the diagnosis.
 //!
-//! How: the desk hands over changed incidents; what waits is merged by incident, written in one transaction and
-//! synced, and only then published. Everything the API says about incidents comes from what is published.
+//! How: the desk hands over changed incidents; what waits is merged by incident, written together and made
+//! durable, and only then published. Everything the API says about incidents comes from what is published.
 //! Invariants: what anybody is told is on disk; what waits is at most one version of each incident; a failed write
 //! is tried again every second and said in the meantime ([`Keeper::error`]).
 
@@ -12,9 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use wire::{HostId, Nanos};
 
+/// Changes a slow listener may be behind before it is told that it missed some.
+const CHANGES_WAITING: usize = 256;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// One piece of work: what has changed since the last one.
@@ -24,7 +26,6 @@ struct Work {
     forgotten: Vec<u64>,
     /// Known since, or no longer known.
     agents: BTreeMap<HostId, Option<Nanos>>,
-    next_number: u64,
 }
 
 impl Work {
@@ -42,7 +43,6 @@ impl Work {
         for (host, known) in failed.agents {
             self.agents.entry(host).or_insert(known);
         }
-        self.next_number = self.next_number.max(failed.next_number);
     }
 }
 
@@ -59,6 +59,8 @@ struct Shared {
     wake: Condvar,
     published: RwLock<BTreeMap<u64, Incident>>,
     written: watch::Sender<u64>,
+    /// Numbers of incidents, as they are published.
+    changed: broadcast::Sender<u64>,
 }
 
 /// How the rest of the hub reaches the keeper.
@@ -78,22 +80,18 @@ impl Keeper {
             wake: Condvar::new(),
             published: RwLock::new(incidents),
             written: watch::Sender::new(0),
+            changed: broadcast::Sender::new(CHANGES_WAITING),
         });
         let keeper = Keeper { shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
             .spawn(move || shared.run(&store))
-            .map_err(|e| StoreError::Database { reason: e.to_string() })?;
+            .map_err(|e| StoreError::Thread { reason: e.to_string() })?;
         Ok((keeper, thread))
     }
 
     /// Hands over changed incidents. The ticket is done ([`Keeper::done`]) once they are on disk and published.
-    pub(crate) fn write(
-        &self,
-        incidents: impl Iterator<Item = Incident>,
-        forgotten: Vec<u64>,
-        next_number: u64,
-    ) -> u64 {
+    pub(crate) fn write(&self, incidents: impl Iterator<Item = Incident>, forgotten: Vec<u64>) -> u64 {
         let mut desk = self.shared.lock();
         for incident in incidents {
             desk.work.incidents.insert(incident.number, incident);
@@ -102,7 +100,6 @@ impl Keeper {
             desk.work.incidents.remove(number);
         }
         desk.work.forgotten.extend(forgotten);
-        desk.work.next_number = next_number;
         desk.ticket += 1;
         self.shared.wake.notify_one();
         desk.ticket
@@ -120,6 +117,11 @@ impl Keeper {
     pub(crate) async fn done(&self, ticket: u64) {
         // The sender lives as long as this keeper.
         let _ = self.shared.written.subscribe().wait_for(|&w| w >= ticket).await;
+    }
+
+    /// Numbers of incidents from now on, each time one is published.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<u64> {
+        self.shared.changed.subscribe()
     }
 
     /// What may be told.
@@ -160,8 +162,11 @@ impl Shared {
             if work.is_empty() {
                 return;
             }
-            let next_number = (work.next_number > 0).then_some(work.next_number);
-            let saved = store.save(work.incidents.values(), next_number, &work.forgotten, &work.agents);
+            let forgotten: Vec<Incident> = {
+                let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
+                work.forgotten.iter().filter_map(|n| published.get(n).cloned()).collect()
+            };
+            let saved = store.save(work.incidents.values(), &forgotten, &work.agents);
             match saved {
                 Ok(()) => {
                     last_failed = false;
@@ -195,9 +200,15 @@ impl Shared {
                 );
             }
         }
+        let changed: Vec<u64> = work.incidents.keys().copied().collect();
         published.extend(work.incidents);
         for number in work.forgotten {
             published.remove(&number);
+        }
+        drop(published);
+        for number in changed {
+            // Nobody may be listening.
+            let _ = self.changed.send(number);
         }
     }
 }

@@ -14,33 +14,48 @@
 
 mod agents;
 mod api;
+mod ask;
 mod book;
+mod care;
 mod config;
 mod desk;
 mod diagnosis;
 mod error;
+mod flight;
 mod guide;
 mod http;
 mod incident;
 mod ingest;
 mod keeper;
+mod ledger;
+mod map;
+mod matrix;
 mod measured;
 mod metrics;
+mod now;
+mod pages;
 mod replay;
+mod rows;
 mod serve;
 mod store;
 #[cfg(test)]
 mod tests;
 mod view;
 
+pub use ask::{ColumnView, QueryView, Question, SchemaColumn, SchemaFunction, SchemaTable, SchemaView};
+pub use care::{RetrospectiveView, SeriesView, SideView};
 pub use config::Config;
 pub use error::{HubError, StoreError};
+pub use map::{HealthView, LinksHealthView, MapLinksView, MapView, NodesView, SpanView};
+pub use matrix::{MatrixView, PatternView};
+pub use now::{AgentsView, ChangeView, IngestView, NowView, PlaneView};
+pub use pages::{DocEntry, DocView, MeView};
 pub use replay::{ReplayError, Replayed, replay};
 pub use serve::{Bound, serve};
 pub use view::{
-    AgentView, ComponentView, EvidenceView, FabricView, FaultView, FlapView, GuideView, Health,
-    IncidentDetail, IncidentView, LabelView, LinkView, PathHopView, PathView, PathsView, PrecisionRow,
-    PrecisionView, Ready, TallyView, TimelineView, TopView,
+    AgentView, CareView, ComponentView, EvidenceView, FabricView, FaultView, FlapView, GuideView, Health,
+    HurtView, IncidentDetail, IncidentView, LabelView, LinkView, NoteView, PathHopView, PathView, PathsView,
+    PrecisionRow, PrecisionView, Ready, TallyView, TimelineView, TopView,
 };
 
 /// What agent and hub say to each other: the service generated from `wire`'s one file.

@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     pub batches_duplicate: Counter,
     pub batches_missing: Counter,
     pub batches_refused: Family<Why, Counter>,
+    pub batches_not_stored: Counter,
     pub observations_sent: Counter,
     pub observations_stored: Counter,
     pub observations_lost: Family<Why, Counter>,
@@ -74,6 +75,11 @@ impl Metrics {
                 "Batches that had been taken before",
             ),
             batches_missing: typed(&mut registry, "batches_missing", "Batch numbers that never came"),
+            batches_not_stored: typed(
+                &mut registry,
+                "batches_not_stored",
+                "Batches not acknowledged because the tables had no room; they come again",
+            ),
             batches_refused: typed(&mut registry, "batches_refused", "Batches refused, by reason"),
             observations_sent: typed(
                 &mut registry,

@@ -1,7 +1,7 @@
 //! Starting, serving and stopping.
 //!
-//! How: everything that can fail is tried before anything is announced: the store is opened, certificates are
-//! read, both listeners are bound. Then the desk's thread starts and the two servers run until told to stop.
+//! How: everything that can fail is tried before anything is announced: certificates are read, the tables are taken
+//! over (a second hub waits here until the first has ended), both listeners are bound. Then the desk's thread starts and the two servers run until told to stop.
 //! Invariants: after [`serve`] returns, the last refinements and the recording's end are on disk.
 
 use crate::agents::Agents;
@@ -10,14 +10,18 @@ use crate::book::Book;
 use crate::config::Config;
 use crate::desk::{Desk, DeskHandle, Recorder};
 use crate::diagnosis::Diagnosis;
-use crate::error::HubError;
+use crate::error::{HubError, StoreError};
+use crate::flight::Flight;
 use crate::http;
 use crate::ingest::{IngestService, MESSAGE_BYTES_MAX, Probing};
 use crate::keeper::Keeper;
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::replay::Context;
+use crate::rows::{self, ChangeRow};
 use crate::rpc::ingest_server::IngestServer;
 use crate::store::Store;
+use arrow_flight::flight_service_server::FlightServiceServer;
 use std::fs::File;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -26,6 +30,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tables::{Limits, Rows, Tables, TablesError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
@@ -47,6 +52,8 @@ pub struct Bound {
     pub grpc: SocketAddr,
     /// For people and programs.
     pub http: SocketAddr,
+    /// For programs that speak Arrow Flight SQL.
+    pub flight: Option<SocketAddr>,
 }
 
 async fn listen(what: &'static str, addr: SocketAddr) -> Result<(TcpListener, SocketAddr), HubError> {
@@ -72,13 +79,59 @@ fn new_file(path: &Path) -> std::io::Result<File> {
     made
 }
 
+/// Takes over the tables; waits for them where the hub is a second one.
+fn tables(config: &Config, stopping: &watch::Receiver<bool>) -> Result<Option<Arc<Tables>>, HubError> {
+    let settings = tables::Config {
+        memory_bytes: config.memory_bytes,
+        fold_every: config.fold_every,
+        ..tables::Config::new(Arc::clone(&config.fabric), &config.data)
+    };
+    let opened = Tables::open(settings, || config.standby && !*stopping.borrow());
+    match opened.map_err(StoreError::from)? {
+        Some(tables) => Ok(Some(Arc::new(tables))),
+        None if config.standby => Ok(None),
+        None => Err(StoreError::InUse { path: config.data.clone() }.into()),
+    }
+}
+
+/// Writes down that a hub has begun, and its fabric where that is new.
+fn begin(config: &Config, now: Nanos, tables: &Tables) -> Result<(), StoreError> {
+    let fabric = &config.fabric;
+    let sql = format!("select 1 from link where fabric_epoch = {} limit 1", fabric.epoch.0.cast_signed());
+    let is_new = tables.ask_blocking(&sql, Limits::default())?.is_empty();
+    let mut changes = vec![ChangeRow {
+        at: now,
+        kind: "hub",
+        subject: "hub".to_owned(),
+        what: "began",
+        text: format!("selvedge {} watches fabric {}", env!("CARGO_PKG_VERSION"), fabric.name),
+    }];
+    let mut parts = Vec::new();
+    if is_new {
+        parts = rows::topology(fabric, now);
+        changes.push(ChangeRow {
+            at: now,
+            kind: "fabric",
+            subject: fabric.name.clone(),
+            what: "changed",
+            text: format!("fabric {} is watched as of epoch {:016x}", fabric.name, fabric.epoch.0),
+        });
+    }
+    parts.push(rows::changes(&changes));
+    let ticket = tables.append(Rows { producer: None, parts })?;
+    Ok(tables.durable_blocking(ticket)?)
+}
+
 fn desk(
     config: &Config,
     agents: &Arc<Mutex<Agents>>,
     metrics: &Arc<Metrics>,
+    tables: &Arc<Tables>,
+    ledger: &Ledger,
 ) -> Result<(Desk, Keeper, JoinHandle<()>), HubError> {
     let now = crate::wall();
-    let (store, loaded) = Store::open(&config.data)?;
+    let (store, loaded) = Store::open(Arc::clone(tables))?;
+    begin(config, now, tables)?;
     let published = loaded.incidents.iter().map(|i| (i.number, i.clone())).collect();
     let mut book = Book::of(Arc::clone(&config.fabric), loaded.incidents, loaded.next_number, now);
     let hosts = config.fabric.shape.hosts;
@@ -88,6 +141,7 @@ fn desk(
         let mut agents = agents.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         agents.excuse(&known_agents, now + Nanos(grace));
         agents.none_yet(now, hosts);
+        agents.were_stored(tables.marks());
     }
     let known = book.take_up(now, config.diagnose.reopen_within);
     let recorder = match &config.record {
@@ -114,6 +168,7 @@ fn desk(
         Arc::clone(metrics),
         recorder,
         config.silent_after,
+        (Arc::clone(tables), ledger.clone()),
         crate::wall,
     );
     Ok((desk, keeper, writing))
@@ -125,9 +180,13 @@ pub async fn serve(
     ready: impl FnOnce(Bound) + Send,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), HubError> {
-    if !config.http.ip().is_loopback() && !config.http_insecure {
-        return Err(HubError::NotLoopback { addr: config.http });
+    for addr in [Some(config.http), config.flight].into_iter().flatten() {
+        if !addr.ip().is_loopback() && !config.http_insecure {
+            return Err(HubError::NotLoopback { addr });
+        }
     }
+    // Libraries bring two; an error says only that one was chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let tls = |e: tonic::transport::Error| HubError::Tls { reason: chain(&e) };
     let server = Server::builder()
         .tls_config(
@@ -140,14 +199,39 @@ pub async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .concurrency_limit_per_connection(4);
-    let (grpc, grpc_addr) = listen("agents", config.grpc).await?;
-    let (web, http_addr) = listen("HTTP", config.http).await?;
 
     let metrics = Arc::new(Metrics::new());
     let agents = Arc::new(Mutex::new(Agents::default()));
-    let (desk, keeper, writing) = desk(&config, &agents, &metrics)?;
+    let ledger = Ledger::default();
+    let config = Arc::new(config);
+    let (waiting_tx, waiting) = watch::channel(false);
+    tokio::pin!(stop);
+    let mut opening = tokio::task::spawn_blocking({
+        let (config, agents, metrics, ledger) =
+            (Arc::clone(&config), Arc::clone(&agents), Arc::clone(&metrics), ledger.clone());
+        move || -> Result<Option<_>, HubError> {
+            let Some(tables) = tables(&config, &waiting)? else { return Ok(None) };
+            Ok(Some((desk(&config, &agents, &metrics, &tables, &ledger)?, tables)))
+        }
+    });
+    let opened = tokio::select! {
+        opened = &mut opening => opened,
+        () = &mut stop => {
+            let _ = waiting_tx.send(true);
+            let _ = opening.await;
+            return Ok(());
+        }
+    };
+    let ended = |e: tokio::task::JoinError| HubError::Ended { what: "tables", reason: e.to_string() };
+    let Some(((desk, keeper, writing), tables)) = opened.map_err(ended)?? else { return Ok(()) };
+    let (grpc, grpc_addr) = listen("agents", config.grpc).await?;
+    let (web, http_addr) = listen("HTTP", config.http).await?;
+    let flight = match config.flight {
+        Some(addr) => Some(listen("Flight SQL", addr).await?),
+        None => None,
+    };
     let (inputs, queue) = sync_channel(config.queue.max(1));
-    let handle = DeskHandle::new(inputs, Arc::clone(&metrics));
+    let handle = DeskHandle::new(inputs, Arc::clone(&metrics), ledger);
     let thread = std::thread::Builder::new()
         .name("desk".to_owned())
         .spawn(move || desk.run(&queue))
@@ -167,6 +251,7 @@ pub async fn serve(
         desk: handle.clone(),
         keeper: keeper.clone(),
         metrics: Arc::clone(&metrics),
+        tables: Arc::clone(&tables),
         stopping: stopping.clone(),
     })
     .max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -186,18 +271,31 @@ pub async fn serve(
         agents,
         metrics: Arc::clone(&metrics),
         silent_after: config.silent_after,
+        tables: Arc::clone(&tables),
+        stopping: stopping.clone(),
     };
     let http_server =
         axum::serve(http::Limited::new(web, config.http_connections), http::limited(api::router(state)))
-            .with_graceful_shutdown(until(stopping));
+            .with_graceful_shutdown(until(stopping.clone()));
 
+    let flight_addr = flight.as_ref().map(|f| f.1);
+    let flight_task = flight.map(|(listener, _)| {
+        let service = Flight { tables: Arc::clone(&tables), metrics: Arc::clone(&metrics) };
+        let server = Server::builder().concurrency_limit_per_connection(4).serve_with_incoming_shutdown(
+            FlightServiceServer::new(service),
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            until(stopping.clone()),
+        );
+        tokio::spawn(server)
+    });
     let mut grpc_task = tokio::spawn(grpc_server);
     let mut http_task = tokio::spawn(async move { http_server.await });
-    ready(Bound { grpc: grpc_addr, http: http_addr });
+    ready(Bound { grpc: grpc_addr, http: http_addr, flight: flight_addr });
     tracing::info!(grpc = %grpc_addr, http = %http_addr, fabric = config.fabric.name, "hub serves");
 
     let outcome = tokio::select! {
         () = stop => Ok(()),
+        () = tables.end() => Err(HubError::TakenOver(tables.trouble().unwrap_or(TablesError::Closed))),
         ended = &mut grpc_task => Err(HubError::Ended { what: "gRPC", reason: format!("{ended:?}") }),
         ended = &mut http_task => Err(HubError::Ended { what: "HTTP", reason: format!("{ended:?}") }),
     };
@@ -215,11 +313,26 @@ pub async fn serve(
     .await;
     grpc_task.abort();
     http_task.abort();
+    if let Some(task) = flight_task {
+        task.abort();
+    }
     let joined = tokio::task::spawn_blocking(move || {
         handle.stop();
         let decided = thread.join().is_ok();
         keeper.stop();
-        writing.join().is_ok() && decided
+        let written = writing.join().is_ok();
+        if !tables.ended() {
+            let change = ChangeRow {
+                at: crate::wall(),
+                kind: "hub",
+                subject: "hub".to_owned(),
+                what: "ended",
+                text: "stopped in order".to_owned(),
+            };
+            let _ = tables.append(Rows { producer: None, parts: vec![rows::changes(&[change])] });
+        }
+        tables.close();
+        written && decided
     })
     .await;
     match joined {

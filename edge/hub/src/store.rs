@@ -1,126 +1,109 @@
-//! Incidents on disk: one redb file, one transaction a change, synced before it returns.
+//! What the hub keeps: incidents and agents, on top of the tables.
 //!
-//! Tables: `meta` (format, next number), `incidents` (number -> JSON), `agents` (host -> first heard, so that an
-//! agent that never comes back after a restart of the hub is still missed).
-//! Invariants: what [`Store::save`] returned from survives a power cut; a number is given out once.
+//! How: each change of an incident is a row that holds all of it (`detail`), and the newest row of an id is how it
+//! stands; an agent that came or left is a row of what changed. A start reads the newest rows back, a save returns when
+//! its rows are durable.
+//! Invariants: what [`Store::save`] returned from survives a power cut; a number is given out once, because rows are
+//! only added.
 
 use crate::error::StoreError;
 use crate::incident::Incident;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use crate::rows::{self, ChangeRow};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tables::arrow::array::{AsArray, RecordBatch};
+use tables::arrow::datatypes::Int64Type;
+use tables::{Limits, Rows, Tables};
 use wire::{HostId, Nanos};
 
-/// Newest format this hub knows.
-pub(crate) const FORMAT: u64 = 1;
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const INCIDENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("incidents");
-const AGENTS: TableDefinition<'_, u32, u64> = TableDefinition::new("agents");
-const CACHE_BYTES: usize = 4 << 20;
-
 pub(crate) struct Store {
-    db: Database,
-}
-
-fn failed(e: impl std::fmt::Display) -> StoreError {
-    StoreError::Database { reason: e.to_string() }
+    tables: Arc<Tables>,
+    /// Time of the newest incident row: the next ones are later, whatever the clock says.
+    last_us: Mutex<i64>,
 }
 
 /// What was in the store.
+#[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub incidents: Vec<Incident>,
     pub next_number: u64,
     pub agents: Vec<HostId>,
 }
 
+const NEWEST: &str = "select id, state, detail, cast(ts as bigint) as at from (select *, row_number() over \
+    (partition by id order by ts desc) as nth from incident) where nth = 1";
+const AGENTS: &str = "select subject, what from (select *, row_number() over (partition by subject order by ts desc) \
+    as nth from change where kind = 'agent') where nth = 1 and what = 'began'";
+
+/// Everything is read at a start, however many rows that is.
+const ALL: Limits = Limits { rows: usize::MAX, within: std::time::Duration::from_secs(600) };
+
 impl Store {
-    pub(crate) fn file(data: &Path) -> PathBuf {
-        data.join("incidents.redb")
-    }
-
-    pub(crate) fn open(data: &Path) -> Result<(Store, Loaded), StoreError> {
-        std::fs::create_dir_all(data)
-            .map_err(|e| StoreError::Directory { path: data.to_owned(), kind: e.kind() })?;
-        let path = Store::file(data);
-        let db = Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|e| match e {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.clone() },
-            e => failed(e),
-        })?;
-        let store = Store { db };
-        store.prepare(&path)?;
-        let loaded = store.load()?;
-        Ok((store, loaded))
-    }
-
-    fn prepare(&self, path: &Path) -> Result<(), StoreError> {
-        let write = self.db.begin_write().map_err(failed)?;
-        {
-            let mut meta = write.open_table(META).map_err(failed)?;
-            let got = meta.get("format").map_err(failed)?.map(|v| v.value());
-            match got {
-                Some(got) if got > FORMAT => {
-                    return Err(StoreError::Newer { path: path.to_owned(), got, known: FORMAT });
-                }
-                Some(_) => {}
-                None => {
-                    meta.insert("format", FORMAT).map_err(failed)?;
-                    meta.insert("next_number", 1).map_err(failed)?;
+    /// Reads what is there. Blocks.
+    pub(crate) fn open(tables: Arc<Tables>) -> Result<(Store, Loaded), StoreError> {
+        let mut loaded = Loaded { next_number: 1, ..Loaded::default() };
+        let mut last_us = 0;
+        for batch in tables.ask_blocking(NEWEST, ALL)? {
+            let (ids, states, details) = (text(&batch, 0), text(&batch, 1), text(&batch, 2));
+            let at = batch.column(3).as_primitive::<Int64Type>();
+            for row in 0..batch.num_rows() {
+                let damaged = |reason: String| StoreError::Damaged { id: ids.value(row).to_owned(), reason };
+                last_us = last_us.max(at.value(row));
+                let number = ids.value(row).strip_prefix("inc-").and_then(|n| n.parse::<u64>().ok());
+                let number = number.ok_or_else(|| damaged("expected an id such as inc-12".to_owned()))?;
+                loaded.next_number = loaded.next_number.max(number + 1);
+                if states.value(row) != "forgotten" {
+                    let incident =
+                        serde_json::from_str(details.value(row)).map_err(|e| damaged(e.to_string()))?;
+                    loaded.incidents.push(incident);
                 }
             }
-            write.open_table(INCIDENTS).map_err(failed)?;
-            write.open_table(AGENTS).map_err(failed)?;
         }
-        write.commit().map_err(failed)
+        loaded.incidents.sort_by_key(|i| i.number);
+        for batch in tables.ask_blocking(AGENTS, ALL)? {
+            let hosts = text(&batch, 0);
+            let number = |name: &str| name.strip_prefix("host").and_then(|n| n.parse().ok()).map(HostId);
+            loaded.agents.extend((0..batch.num_rows()).filter_map(|row| number(hosts.value(row))));
+        }
+        loaded.agents.sort();
+        Ok((Store { tables, last_us: Mutex::new(last_us) }, loaded))
     }
 
-    fn load(&self) -> Result<Loaded, StoreError> {
-        let read = self.db.begin_read().map_err(failed)?;
-        let mut incidents = Vec::new();
-        for row in read.open_table(INCIDENTS).map_err(failed)?.iter().map_err(failed)? {
-            let (number, json) = row.map_err(failed)?;
-            let incident = serde_json::from_slice(json.value())
-                .map_err(|e| StoreError::Damaged { number: number.value(), reason: e.to_string() })?;
-            incidents.push(incident);
-        }
-        let mut agents = Vec::new();
-        for row in read.open_table(AGENTS).map_err(failed)?.iter().map_err(failed)? {
-            agents.push(HostId(row.map_err(failed)?.0.value()));
-        }
-        let meta = read.open_table(META).map_err(failed)?;
-        let next_number = meta.get("next_number").map_err(failed)?.map_or(1, |v| v.value());
-        Ok(Loaded { incidents, next_number, agents })
-    }
-
-    /// Writes what changed in one transaction, and syncs. An agent's `None` forgets it.
+    /// Writes what changed, and returns when it is durable. An agent's `None` says it left.
     pub(crate) fn save<'a>(
         &self,
         incidents: impl Iterator<Item = &'a Incident>,
-        next_number: Option<u64>,
-        forgotten: &[u64],
+        forgotten: &[Incident],
         agents: &BTreeMap<HostId, Option<Nanos>>,
     ) -> Result<(), StoreError> {
-        let write = self.db.begin_write().map_err(failed)?;
-        {
-            let mut table = write.open_table(INCIDENTS).map_err(failed)?;
-            for incident in incidents {
-                let json = serde_json::to_vec(incident).map_err(failed)?;
-                table.insert(incident.number, json.as_slice()).map_err(failed)?;
-            }
-            for number in forgotten {
-                table.remove(number).map_err(failed)?;
-            }
-            let mut table = write.open_table(AGENTS).map_err(failed)?;
-            for (host, since) in agents {
-                match since {
-                    Some(since) => table.insert(host.0, since.0).map_err(failed)?,
-                    None => table.remove(host.0).map_err(failed)?,
-                };
-            }
-            if let Some(n) = next_number {
-                write.open_table(META).map_err(failed)?.insert("next_number", n).map_err(failed)?;
-            }
+        let now = crate::wall();
+        let mut all: Vec<(&Incident, bool)> = incidents.map(|i| (i, false)).collect();
+        all.extend(forgotten.iter().map(|i| (i, true)));
+        let mut parts = Vec::new();
+        if !all.is_empty() {
+            let mut last = self.last_us.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = (*last + 1).max(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX));
+            parts.push(rows::incidents(*last, &all));
         }
-        write.commit().map_err(failed)
+        let agents: Vec<ChangeRow> = agents
+            .iter()
+            .map(|(host, since)| ChangeRow {
+                at: now,
+                kind: "agent",
+                subject: format!("host{}", host.0),
+                what: if since.is_some() { "began" } else { "left" },
+                text: if since.is_some() { "its agent was heard of" } else { "its agent left in order" }
+                    .to_owned(),
+            })
+            .collect();
+        if !agents.is_empty() {
+            parts.push(rows::changes(&agents));
+        }
+        let ticket = self.tables.append(Rows { producer: None, parts })?;
+        Ok(self.tables.durable_blocking(ticket)?)
     }
+}
+
+fn text(batch: &RecordBatch, column: usize) -> &tables::arrow::array::StringArray {
+    batch.column(column).as_string()
 }

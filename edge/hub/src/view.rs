@@ -62,6 +62,43 @@ pub struct LabelView {
     pub at: String,
 }
 
+/// Who looks after an incident.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CareView {
+    /// Who said they look after it.
+    pub acknowledged_by: Option<String>,
+    /// When.
+    pub acknowledged_at: Option<String>,
+    /// Whom it was given to.
+    pub assigned_to: Option<String>,
+    /// No alert before this time.
+    pub snoozed_until: Option<String>,
+    /// Who closed it, where a person did.
+    pub closed_by: Option<String>,
+}
+
+/// What a person wrote down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NoteView {
+    /// When.
+    pub at: String,
+    /// Who.
+    pub by: String,
+    /// What.
+    pub text: String,
+}
+
+/// Who is hurt by an incident, as measured while it lasted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HurtView {
+    /// Hosts with hurt packets on paths over the component.
+    pub hosts: Vec<String>,
+    /// Pairs of hosts, sender and receiver.
+    pub pairs: u64,
+    /// The worst of them.
+    pub pairs_shown: Vec<(String, String)>,
+}
+
 /// One incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct IncidentView {
@@ -95,6 +132,9 @@ pub struct IncidentView {
     pub summary: String,
     /// What a person thought of it.
     pub label: Option<LabelView>,
+    /// Who looks after it.
+    #[serde(default)]
+    pub care: CareView,
 }
 
 /// What to do about an incident.
@@ -162,6 +202,12 @@ pub struct IncidentDetail {
     pub evidence: EvidenceView,
     /// Its history, oldest first.
     pub timeline: Vec<TimelineView>,
+    /// What people wrote down, oldest first.
+    #[serde(default)]
+    pub notes: Vec<NoteView>,
+    /// Who is hurt; nothing where it was not asked for.
+    #[serde(default)]
+    pub hurt: Option<HurtView>,
 }
 
 impl From<StoredTally> for TallyView {
@@ -203,6 +249,13 @@ impl IncidentView {
                 note: l.note.clone(),
                 at: time(l.at_ns),
             }),
+            care: CareView {
+                acknowledged_by: i.care.acknowledged_by.clone(),
+                acknowledged_at: i.care.acknowledged_at_ns.map(time),
+                assigned_to: i.care.assigned_to.clone(),
+                snoozed_until: i.care.snoozed_until_ns.map(time),
+                closed_by: i.care.closed_by.clone(),
+            },
         }
     }
 }
@@ -227,6 +280,12 @@ impl IncidentDetail {
                 .iter()
                 .map(|e| TimelineView { at: time(e.at_ns), change: e.change, text: e.text.clone() })
                 .collect(),
+            notes: i
+                .notes
+                .iter()
+                .map(|n| NoteView { at: time(n.at_ns), by: n.by.clone(), text: n.text.clone() })
+                .collect(),
+            hurt: None,
         }
     }
 }

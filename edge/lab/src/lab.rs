@@ -11,6 +11,7 @@ use kernel::netns;
 use kernel::process::Process;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub packets_per_second: Option<u32>,
     /// Where the hub records every batch of observations, for `selvedge diagnose`.
     pub record: Option<PathBuf>,
+    /// Where the hub serves its pages and its API; a free port of the loopback where there is none.
+    pub http: Option<SocketAddr>,
     /// How long all agents may take to report.
     pub ready_within: Duration,
 }
@@ -210,7 +213,8 @@ impl Lab {
         progress(Step { what: "hub", done: 0, all: 1 })?;
         let budget = budget(self.fabric.shape.hosts, self.scenario.probe.packets_per_second);
         let budget = options.packets_per_second.unwrap_or(budget);
-        let hub = members::start_hub(&self.exe, &self.dir, budget, options.record.as_deref(), None)?;
+        let listen = members::Listen { grpc: None, http: options.http.map(|a| a.to_string()) };
+        let hub = members::start_hub(&self.exe, &self.dir, budget, options.record.as_deref(), &listen)?;
         self.state.hub = Some(hub.clone());
         self.dir.write(STATE, &self.state)?;
         for (done, (name, space)) in hosts.iter().enumerate() {

@@ -208,13 +208,20 @@ struct Ready {
     http: String,
 }
 
-/// Starts the hub and waits until it serves; one that served before, where it did.
+/// Where a hub is to listen; free ports of the loopback where nothing is said.
+#[derive(Default)]
+pub(crate) struct Listen {
+    pub grpc: Option<String>,
+    pub http: Option<String>,
+}
+
+/// Starts the hub and waits until it serves.
 pub(crate) fn start_hub(
     exe: &Path,
     dir: &Dir,
     packets_per_second: u32,
     record: Option<&Path>,
-    before: Option<&HubState>,
+    listen: &Listen,
 ) -> Result<HubState> {
     let ready_file = "hub/ready.json";
     // One from an earlier life says nothing of this one.
@@ -226,8 +233,9 @@ pub(crate) fn start_hub(
         .arg("--fabric")
         .arg(dir.join("fabric.toml"))
         .arg("--data")
-        .arg(dir.join("hub"))
-        .args(["--grpc", before.map_or(any, |b| &b.grpc), "--http", before.map_or(any, |b| &b.http)])
+        .arg(dir.join("hub/data"))
+        .args(["--grpc", listen.grpc.as_deref().unwrap_or(any)])
+        .args(["--http", listen.http.as_deref().unwrap_or(any)])
         .arg(format!("--packets-per-second={packets_per_second}"))
         .arg("--ready-file")
         .arg(dir.join(ready_file));

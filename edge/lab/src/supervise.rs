@@ -97,8 +97,10 @@ fn start(
 ) -> Result<()> {
     let Some(hub) = &state.hub else { return Ok(()) };
     if name == "hub" {
+        // Where agents and people look for it.
+        let listen = members::Listen { grpc: Some(hub.grpc.clone()), http: Some(hub.http.clone()) };
         let again: HubState =
-            members::start_hub(exe, dir, hub.packets_per_second, hub.record.as_deref(), Some(hub))?;
+            members::start_hub(exe, dir, hub.packets_per_second, hub.record.as_deref(), &listen)?;
         state.hub = Some(again);
         return Ok(());
     }

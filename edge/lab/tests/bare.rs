@@ -64,6 +64,7 @@ fn options(name: &str) -> Options {
         bare: true,
         packets_per_second: None,
         record: None,
+        http: None,
         ready_within: Duration::from_secs(1),
     }
 }

@@ -15,6 +15,7 @@ use lab::{Lab, Options};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -55,6 +56,9 @@ pub(super) struct Args {
     /// Record every batch of observations the hub takes, for `selvedge diagnose`
     #[arg(long, value_name = "FILE", conflicts_with = "lab")]
     record: Option<PathBuf>,
+    /// Where the hub serves its pages and its API; a free port of the loopback if not given
+    #[arg(long, value_name = "ADDR", conflicts_with = "lab")]
+    http: Option<SocketAddr>,
     /// Leave the lab up at the end
     #[arg(long)]
     keep: bool,
@@ -192,7 +196,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut stage = stage;
     if args.keep {
         stage.ours = false;
-        story.say("lab", &format!("{} stays up (`selvedge lab down` takes it down)", stage.lab.state().name));
+        let name = &stage.lab.state().name;
+        story.say(
+            "lab",
+            &format!("{name} stays up, pages at http://{hub} (`selvedge lab down` takes it down)"),
+        );
     }
     let fabric = stage.lab.fabric().clone();
     let ours = stage.ours;
@@ -255,6 +263,7 @@ fn bring_up(
         bare: false,
         packets_per_second: args.packets_per_second,
         record: args.record.clone(),
+        http: args.http,
         ready_within: Duration::from_secs(90),
     };
     let begin = Instant::now();
@@ -270,7 +279,7 @@ fn bring_up(
     );
     let agents = lab.state().agents.len();
     story.more(&format!(
-        "{agents} agents probe every path and report to the hub at http://{}",
+        "{agents} agents probe every path and report to the hub; its pages are at http://{}",
         lab.hub().unwrap_or("?")
     ));
     Ok(Stage { lab, ours: true })

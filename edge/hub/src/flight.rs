@@ -1,0 +1,287 @@
+//! The same questions over Arrow Flight SQL, for ADBC, JDBC, Python and Grafana.
+//!
+//! How: arrow-flight's service; a ticket and a prepared statement's handle are the statement itself, so nothing is kept
+//! between two calls. The tables' room refuses everything that does more than read.
+//! Invariants: an answer keeps to [`LIMITS`]; a client that goes away ends its question.
+//! Absent on purpose: parameters of prepared statements, transactions and updates.
+
+use crate::metrics::Metrics;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
+use arrow_flight::sql::server::FlightSqlService;
+use arrow_flight::sql::{
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
+    ActionCreatePreparedStatementResult, CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo,
+    CommandGetTableTypes, CommandGetTables, CommandPreparedStatementQuery, CommandStatementQuery,
+    ProstMessageExt, SqlInfo, TicketStatementQuery,
+};
+use arrow_flight::{Action, FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
+use futures_util::stream::{TryStreamExt as _, once, unfold};
+use prost::Message as _;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tables::arrow::array::RecordBatch;
+use tables::arrow::datatypes::SchemaRef;
+use tables::arrow::ipc::writer::IpcWriteOptions;
+use tables::schema::TABLES;
+use tables::{Limits, Tables, TablesError};
+use tonic::{Request, Response, Status};
+
+const LIMITS: Limits = Limits { rows: 10_000_000, within: Duration::from_secs(300) };
+const CATALOG: &str = "selvedge";
+const SCHEMA: &str = "public";
+
+static INFO: LazyLock<Option<SqlInfoData>> = LazyLock::new(|| {
+    let mut info = SqlInfoDataBuilder::new();
+    info.append(SqlInfo::FlightSqlServerName, "Selvedge");
+    info.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
+    info.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
+    info.append(SqlInfo::FlightSqlServerReadOnly, true);
+    info.append(SqlInfo::FlightSqlServerSql, true);
+    info.append(SqlInfo::FlightSqlServerSubstrait, false);
+    info.append(SqlInfo::FlightSqlServerTransaction, 0i32);
+    info.build().ok()
+});
+
+#[derive(Clone)]
+pub(crate) struct Flight {
+    pub tables: Arc<Tables>,
+    pub metrics: Arc<Metrics>,
+}
+
+type Stream = <Flight as FlightService>::DoGetStream;
+
+fn status(e: &TablesError) -> Status {
+    match e {
+        TablesError::Question { reason } => Status::invalid_argument(reason.clone()),
+        TablesError::Limit { reason } => Status::resource_exhausted(reason.clone()),
+        other => Status::unavailable(other.to_string()),
+    }
+}
+
+fn broken(e: impl std::fmt::Display) -> Status {
+    Status::internal(e.to_string())
+}
+
+fn text(bytes: &[u8]) -> Result<String, Status> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| Status::invalid_argument("expected a statement as UTF-8"))
+}
+
+fn info(
+    schema: &SchemaRef,
+    ticket: Vec<u8>,
+    descriptor: FlightDescriptor,
+) -> Result<Response<FlightInfo>, Status> {
+    let endpoint = FlightEndpoint::new().with_ticket(Ticket { ticket: ticket.into() });
+    let info = FlightInfo::new().try_with_schema(schema).map_err(broken)?;
+    Ok(Response::new(info.with_endpoint(endpoint).with_descriptor(descriptor)))
+}
+
+/// What a command about the catalog answers: its ticket is the command.
+fn about(
+    command: &impl ProstMessageExt,
+    schema: &SchemaRef,
+    descriptor: FlightDescriptor,
+) -> Result<Response<FlightInfo>, Status> {
+    info(schema, command.as_any().encode_to_vec(), descriptor)
+}
+
+fn one(batch: RecordBatch) -> Response<Stream> {
+    let schema = batch.schema();
+    let batches = once(async move { Ok(batch) });
+    let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches).map_err(Status::from);
+    Response::new(Box::pin(encoded))
+}
+
+impl Flight {
+    async fn statement(&self, sql: &str) -> Result<Response<Stream>, Status> {
+        self.metrics.requests.inc();
+        let answer = self.tables.ask(sql, LIMITS).await.map_err(|e| status(&e))?;
+        let schema = answer.schema();
+        let batches = unfold(Some(answer), |answer| async move {
+            let mut answer = answer?;
+            match answer.next().await {
+                Some(Ok(batch)) => Some((Ok(batch), Some(answer))),
+                Some(Err(e)) => Some((Err(FlightError::Tonic(Box::new(status(&e)))), None)),
+                None if answer.truncated() => {
+                    let said = format!("the answer has more than {} rows: ask for fewer", LIMITS.rows);
+                    Some((Err(FlightError::Tonic(Box::new(Status::resource_exhausted(said)))), None))
+                }
+                None => None,
+            }
+        });
+        let encoded =
+            FlightDataEncoderBuilder::new().with_schema(schema).build(batches).map_err(Status::from);
+        Ok(Response::new(Box::pin(encoded)))
+    }
+
+    async fn statement_info(
+        &self,
+        sql: &str,
+        descriptor: FlightDescriptor,
+        ticket: Vec<u8>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        self.metrics.requests.inc();
+        let schema = self.tables.columns(sql).await.map_err(|e| status(&e))?;
+        info(&schema, ticket, descriptor)
+    }
+}
+
+#[tonic::async_trait]
+impl FlightSqlService for Flight {
+    type FlightService = Flight;
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let ticket = TicketStatementQuery { statement_handle: query.query.clone().into() };
+        self.statement_info(&query.query, request.into_inner(), ticket.as_any().encode_to_vec()).await
+    }
+
+    async fn do_get_statement(
+        &self,
+        ticket: TicketStatementQuery,
+        _: Request<Ticket>,
+    ) -> Result<Response<Stream>, Status> {
+        self.statement(&text(&ticket.statement_handle)?).await
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        _: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        self.metrics.requests.inc();
+        let schema = self.tables.columns(&query.query).await.map_err(|e| status(&e))?;
+        let options = IpcWriteOptions::default();
+        let message: IpcMessage = SchemaAsIpc::new(&schema, &options).try_into().map_err(broken)?;
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle: query.query.into(),
+            dataset_schema: message.0,
+            parameter_schema: Vec::new().into(),
+        })
+    }
+
+    async fn do_action_close_prepared_statement(
+        &self,
+        _: ActionClosePreparedStatementRequest,
+        _: Request<Action>,
+    ) -> Result<(), Status> {
+        Ok(())
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        command: CommandPreparedStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let sql = text(&command.prepared_statement_handle)?;
+        self.statement_info(&sql, request.into_inner(), command.as_any().encode_to_vec()).await
+    }
+
+    async fn do_get_prepared_statement(
+        &self,
+        command: CommandPreparedStatementQuery,
+        _: Request<Ticket>,
+    ) -> Result<Response<Stream>, Status> {
+        self.statement(&text(&command.prepared_statement_handle)?).await
+    }
+
+    async fn get_flight_info_catalogs(
+        &self,
+        command: CommandGetCatalogs,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        about(&command, &command.into_builder().schema(), request.into_inner())
+    }
+
+    async fn do_get_catalogs(
+        &self,
+        command: CommandGetCatalogs,
+        _: Request<Ticket>,
+    ) -> Result<Response<Stream>, Status> {
+        let mut builder = command.into_builder();
+        builder.append(CATALOG);
+        builder.build().map(one).map_err(broken)
+    }
+
+    async fn get_flight_info_schemas(
+        &self,
+        command: CommandGetDbSchemas,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        about(&command, &command.clone().into_builder().schema(), request.into_inner())
+    }
+
+    async fn do_get_schemas(
+        &self,
+        command: CommandGetDbSchemas,
+        _: Request<Ticket>,
+    ) -> Result<Response<Stream>, Status> {
+        let mut builder = command.into_builder();
+        builder.append(CATALOG, SCHEMA);
+        builder.build().map(one).map_err(broken)
+    }
+
+    async fn get_flight_info_tables(
+        &self,
+        command: CommandGetTables,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        about(&command, &command.clone().into_builder().schema(), request.into_inner())
+    }
+
+    async fn do_get_tables(
+        &self,
+        command: CommandGetTables,
+        _: Request<Ticket>,
+    ) -> Result<Response<Stream>, Status> {
+        let mut builder = command.into_builder();
+        for t in TABLES {
+            builder.append(CATALOG, SCHEMA, t.name, "TABLE", &t.schema()).map_err(broken)?;
+        }
+        builder.build().map(one).map_err(broken)
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        command: CommandGetTableTypes,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        about(&command, &command.into_builder().schema(), request.into_inner())
+    }
+
+    async fn do_get_table_types(
+        &self,
+        command: CommandGetTableTypes,
+        _: Request<Ticket>,
+    ) -> Result<Response<Stream>, Status> {
+        let mut builder = command.into_builder();
+        builder.append("TABLE");
+        builder.build().map(one).map_err(broken)
+    }
+
+    async fn get_flight_info_sql_info(
+        &self,
+        command: CommandGetSqlInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        let known = INFO.as_ref().ok_or_else(|| Status::internal("no information"))?;
+        about(&command, &command.clone().into_builder(known).schema(), request.into_inner())
+    }
+
+    async fn do_get_sql_info(
+        &self,
+        command: CommandGetSqlInfo,
+        _: Request<Ticket>,
+    ) -> Result<Response<Stream>, Status> {
+        let known = INFO.as_ref().ok_or_else(|| Status::internal("no information"))?;
+        command.into_builder(known).build().map(one).map_err(broken)
+    }
+
+    async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
+}

@@ -1,0 +1,96 @@
+//! The fold: from the log's rows in memory into the tables.
+//!
+//! How: every few seconds, or when memory is half full, each table takes the rows of all segments that are durable, in
+//! one commit that says up to which segment it reaches; in one step under the lock the rows then leave memory and the
+//! new version of the table is the one that is read.
+//! Invariants: a commit is made only on the version whose position was read; rows at or below that position are already
+//! there and are dropped; a failed fold is tried again, and said in the meantime.
+
+use crate::delta::Delta;
+use crate::error::TablesError;
+use crate::tables::Shared;
+use arrow::array::RecordBatch;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+const RETRY: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(shared: Arc<Shared>, mut deltas: Vec<Delta>) {
+    loop {
+        let (closing, pause) = {
+            let state = shared.lock();
+            let half = state.bytes > shared.config.memory_bytes / 2;
+            (state.closing, if half { Duration::ZERO } else { shared.config.fold_every })
+        };
+        if !closing && !pause.is_zero() {
+            let _ = tokio::time::timeout(pause, shared.wake_fold.notified()).await;
+        }
+        let outcome = fold(&shared, &mut deltas).await;
+        let failed = outcome.is_err();
+        {
+            let mut trouble = shared.fold_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(e) = &outcome
+                && trouble.is_none()
+            {
+                tracing::error!(error = %e, "the tables lag behind the log; trying again every second");
+            }
+            *trouble = outcome.err();
+        }
+        shared.folds.send_modify(|f| *f += 1);
+        if is_over(&shared, failed) {
+            return;
+        }
+        if failed || closing {
+            tokio::time::sleep(if failed { RETRY } else { Duration::from_millis(10) }).await;
+        }
+    }
+}
+
+/// Whether there will be no further fold.
+fn is_over(shared: &Shared, failed: bool) -> bool {
+    let mut state = shared.lock();
+    let nothing_left = state.waiting.is_empty() && state.recent.iter().all(|r| r.is_empty());
+    state.fold_ended = shared.ended() || (state.closing && (nothing_left || failed));
+    state.fold_ended
+}
+
+async fn fold(shared: &Shared, deltas: &mut [Delta]) -> Result<(), TablesError> {
+    let upto = shared.lock().segment;
+    for (index, delta) in deltas.iter_mut().enumerate() {
+        table(shared, index, delta, upto).await?;
+    }
+    shared.lock().folded = upto;
+    Ok(())
+}
+
+async fn table(shared: &Shared, index: usize, delta: &mut Delta, upto: u64) -> Result<(), TablesError> {
+    let rows: Vec<(u64, RecordBatch)> = {
+        let state = shared.lock();
+        let recent = state.recent.get(index).into_iter().flatten();
+        recent.filter(|r| r.segment <= upto).map(|r| (r.segment, r.batch.clone())).collect()
+    };
+    if rows.is_empty() {
+        return Ok(());
+    }
+    delta.refresh().await?;
+    let at = delta.position().await?;
+    let new: Vec<RecordBatch> =
+        rows.into_iter().filter(|(s, _)| at.is_none_or(|at| *s > at)).map(|(_, b)| b).collect();
+    if !new.is_empty() {
+        delta.append(&shared.store, new, upto).await?;
+    }
+    let provider = delta.provider().await?;
+    let mut state = shared.lock();
+    let mut freed = 0;
+    if let Some(recent) = state.recent.get_mut(index) {
+        while let Some(first) = recent.front().filter(|r| r.segment <= upto) {
+            freed += first.bytes;
+            recent.pop_front();
+        }
+    }
+    state.bytes = state.bytes.saturating_sub(freed);
+    if let Some(slot) = state.providers.get_mut(index) {
+        *slot = provider;
+    }
+    Ok(())
+}

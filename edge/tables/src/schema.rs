@@ -1,0 +1,411 @@
+//! What is kept: every table, its columns, and what they mean. The one place where a table is described; the files on
+//! the store, the SQL engine, the reference page and the pages' completion are all made from it.
+//!
+//! How: a table is its columns in order, after which the writer adds `day`, the UTC day of `ts`, by which files are
+//! partitioned. Signed types only, and times in microseconds: that is all Delta Lake knows.
+//! Invariants: columns are only added, at the end, each with the [`VERSION`] it came with; a column that came later is
+//! nullable, so that older files can be read. That is the whole migration: [`Table::since`] says what to add.
+//! Absent on purpose: tables nobody fills yet.
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use std::sync::{Arc, LazyLock};
+
+/// Newest version of the columns that this program knows.
+pub const VERSION: u32 = 1;
+
+/// The partition column, added to every table.
+pub const DAY: &str = "day";
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text, UTF-8.
+    Text,
+    /// 8 bits, signed.
+    Tiny,
+    /// 32 bits, signed.
+    Int,
+    /// 64 bits, signed. An id of 64 bits keeps its bits and may read as negative.
+    Long,
+    /// 64 bits floating.
+    Float,
+    /// Microseconds since 1970, UTC.
+    Time,
+}
+
+impl Kind {
+    /// As Arrow says it.
+    pub fn arrow(self) -> DataType {
+        match self {
+            Kind::Text => DataType::Utf8,
+            Kind::Tiny => DataType::Int8,
+            Kind::Int => DataType::Int32,
+            Kind::Long => DataType::Int64,
+            Kind::Float => DataType::Float64,
+            Kind::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        }
+    }
+}
+
+/// One column.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Its name.
+    pub name: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+    /// Whether it may be null.
+    pub nullable: bool,
+    /// Version of the schema it came with.
+    pub since: u32,
+    /// Meaning, unit and range.
+    pub text: &'static str,
+}
+
+/// One table.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
+    /// What a row is.
+    pub text: &'static str,
+    /// Its columns, without `day`.
+    pub columns: &'static [Column],
+    /// Columns that files are clustered by when they are rewritten.
+    pub cluster: &'static [&'static str],
+    /// Days rows are kept, unless the operator says otherwise.
+    pub days: u32,
+}
+
+const fn must(name: &'static str, kind: Kind, text: &'static str) -> Column {
+    Column { name, kind, nullable: false, since: 1, text }
+}
+const fn may(name: &'static str, kind: Kind, text: &'static str) -> Column {
+    Column { name, kind, nullable: true, since: 1, text }
+}
+
+use Kind::{Float, Int, Long, Text, Time, Tiny};
+
+/// What happened to the packets of one producer on one path in one window.
+pub static PATH_OBSERVATION: Table = Table {
+    name: "path_observation",
+    text: "What happened to the packets of one producer on one path in one window: the fact everything else rests on.",
+    cluster: &["ts", "path"],
+    days: 14,
+    columns: &[
+        must("ts", Time, "beginning of the window, by the producer's clock"),
+        must("window_us", Int, "its length, microseconds"),
+        must("producer", Int, "host that counted"),
+        must("producer_epoch", Long, "its life: changes at every start of its agent"),
+        must("sequence", Long, "its running number of the observation within its life"),
+        must("fabric_epoch", Long, "version of the fabric the ids belong to"),
+        must("path", Long, "id of the path; of the way there where the observation covers both ways"),
+        must("known", Text, "how the path is known: exact, discovered or mixture"),
+        may(
+            "path_back",
+            Long,
+            "id of the way back, where it cannot be said on which of the two a packet died",
+        ),
+        may("known_back", Text, "how the way back is known"),
+        must("class", Tiny, "DSCP of the packets, 0 to 63"),
+        must("size_log2", Tiny, "packet size: 2^size_log2 bytes hold it; above 127: 127"),
+        must("entropy", Int, "flow label or port folded to a bucket, 0 to 65535"),
+        must("sent", Int, "packets sent whose fate is known"),
+        must("lost", Int, "of those, packets that did not arrive"),
+        must("reordered", Int, "of those that arrived, packets that were overtaken"),
+        must("ecn_marked", Int, "of those that arrived, packets with ECN CE set"),
+        must("source", Text, "who measured: probe, transport or flow"),
+        may(
+            "delay_clock",
+            Text,
+            "how far delays can be trusted: free, synchronized or same; null: none measured",
+        ),
+        may("delay_count", Int, "packets with a measured delay"),
+        may("delay_over", Int, "of those, packets above the path's own 99.9 % baseline"),
+        may("delay_excess_ns", Long, "median of what they were above its median, nanoseconds"),
+        may(
+            "delay_min_ns",
+            Long,
+            "smallest one-way delay, nanoseconds; may be negative where clocks are free",
+        ),
+        may("delay_p50_ns", Long, "median, nanoseconds"),
+        may("delay_max_ns", Long, "largest, nanoseconds"),
+    ],
+};
+
+/// What was counted at one place in one window.
+pub static COUNTER: Table = Table {
+    name: "counter",
+    text: "What was counted at one place in one window: stalls, checksum errors, drops, silence.",
+    cluster: &["ts", "component_id"],
+    days: 30,
+    columns: &[
+        must("ts", Time, "beginning of the window"),
+        must("window_us", Int, "its length, microseconds"),
+        must("producer", Int, "host that counted; the component itself where the hub did"),
+        must("fabric_epoch", Long, "version of the fabric the ids belong to"),
+        must("component_kind", Text, "link, switch, nic or host"),
+        must("component_id", Int, "its number within its kind"),
+        must("component", Text, "its name"),
+        must("counter", Text, "what was counted, such as responder_stall"),
+        must("delta", Long, "events in the window"),
+        must("of_total", Long, "opportunities in the window, 0 where unknown"),
+        must("size_ns", Long, "median length of an event, nanoseconds; 0 where it has none"),
+    ],
+};
+
+/// Each change of an incident.
+pub static INCIDENT: Table = Table {
+    name: "incident",
+    text: "Every change of an incident, as it stood after it; the newest row of an id is how it stands.",
+    cluster: &["ts"],
+    days: 3_650,
+    columns: &[
+        must("ts", Time, "when it was written"),
+        must("id", Text, "inc-1 and so on; never used twice"),
+        must("state", Text, "open, closed, or forgotten: no longer listed"),
+        must("component_kind", Text, "link, switch, nic or host"),
+        must("component", Text, "its name"),
+        must("fault", Text, "loss, blackhole, delay and so on"),
+        must("rate", Float, "share of packets hurt, 0 to 1"),
+        must("confidence", Float, "how surely the component or an alternative is sick, 0 to 1"),
+        must("first_seen", Time, "beginning of the first hurt window"),
+        must("last_seen", Time, "end of the last hurt window"),
+        must("opened_at", Time, "when it was announced"),
+        may("closed_at", Time, "when it was found healed"),
+        may("judgement", Text, "what a person thought of it: right, wrong or partly"),
+        must("summary", Text, "all of it in one line"),
+        must("detail", Text, "everything about it, JSON: what a hub starts from"),
+    ],
+};
+
+/// How every link did, every ten seconds.
+pub static LINK_HEALTH: Table = Table {
+    name: "link_health",
+    text: "How each directed link that was crossed did, once in ten seconds.",
+    cluster: &["ts", "link"],
+    days: 90,
+    columns: &[
+        must("ts", Time, "end of the ten seconds"),
+        must("fabric_epoch", Long, "version of the fabric the ids belong to"),
+        must("link", Int, "id of the directed link"),
+        must("name", Text, "its name, such as p0-leaf1:p0-spine0"),
+        must("plane", Tiny, "its plane"),
+        must("sent", Long, "packets that crossed it"),
+        must("lost", Long, "packets lost on paths over it, wherever on the path"),
+        must("rate", Float, "loss charged to the link itself, 0 to 1"),
+        must("delay_excess_ns", Long, "delay above usual charged to it, nanoseconds"),
+    ],
+};
+
+/// What is there: components by fabric epoch.
+pub static ENTITY: Table = Table {
+    name: "entity",
+    text: "Hosts, NICs and switches of each fabric the hub was started with.",
+    cluster: &["name"],
+    days: 3_650,
+    columns: &[
+        must("ts", Time, "since when this fabric is watched"),
+        must("fabric_epoch", Long, "version of the fabric"),
+        must("kind", Text, "host, nic or switch"),
+        must("id", Int, "number within its kind"),
+        must("name", Text, "name"),
+        may("plane", Tiny, "plane; null for a host"),
+    ],
+};
+
+/// Directed links by fabric epoch.
+pub static LINK: Table = Table {
+    name: "link",
+    text: "Directed links of each fabric the hub was started with.",
+    cluster: &["name"],
+    days: 3_650,
+    columns: &[
+        must("ts", Time, "since when this fabric is watched"),
+        must("fabric_epoch", Long, "version of the fabric"),
+        must("id", Int, "id of the directed link"),
+        must("name", Text, "name, such as p0-leaf1:p0-spine0"),
+        must("plane", Tiny, "plane"),
+        must("from_node", Text, "node it leaves"),
+        must("to_node", Text, "node it reaches"),
+        must("rate_bps", Long, "bits a second, as specified"),
+    ],
+};
+
+/// What changed: the first question of every incident.
+pub static CHANGE: Table = Table {
+    name: "change",
+    text: "What changed: hubs and agents that came and went, fabrics, settings, what people did.",
+    cluster: &["ts"],
+    days: 3_650,
+    columns: &[
+        must("ts", Time, "when"),
+        must("kind", Text, "hub, agent, fabric, config, incident or person"),
+        must("subject", Text, "what changed, such as host3 or inc-12"),
+        must("what", Text, "began, ended, left or changed"),
+        must("text", Text, "how, in words"),
+    ],
+};
+
+/// Who did or asked what.
+pub static AUDIT: Table = Table {
+    name: "audit",
+    text: "Who did or asked what, and whether it was allowed. Rows are only ever added.",
+    cluster: &["ts"],
+    days: 3_650,
+    columns: &[
+        must("ts", Time, "when"),
+        must("who", Text, "name of the user, token or host; empty where nobody knows"),
+        must("from_address", Text, "address it came from"),
+        must("action", Text, "login, label, acknowledge, query and so on"),
+        must("subject", Text, "what it was about"),
+        must("allowed", Text, "yes, or no"),
+        must("text", Text, "in words; the SQL of a question"),
+    ],
+};
+
+/// Every counted loss, at every stage.
+pub static LOSS_LEDGER: Table = Table {
+    name: "loss_ledger",
+    text: "Every observation that was not stored, with where and why: sent = stored + ledger, exactly. \
+           Stage `diagnosis` is apart: those were stored, but not weighed.",
+    cluster: &["ts"],
+    days: 365,
+    columns: &[
+        must("ts", Time, "when the hub learned of it"),
+        must("producer", Int, "host whose observations they were"),
+        must("producer_epoch", Long, "its life"),
+        must(
+            "stage",
+            Text,
+            "agent: its buffer was full; ingest: the hub could not take them; diagnosis: stored, not weighed",
+        ),
+        must("reason", Text, "such as agent_buffer, bad_row or not_its_path"),
+        must("rows", Long, "how many observations"),
+    ],
+};
+
+/// Every table.
+pub static TABLES: &[&Table] =
+    &[&PATH_OBSERVATION, &COUNTER, &INCIDENT, &LINK_HEALTH, &ENTITY, &LINK, &CHANGE, &AUDIT, &LOSS_LEDGER];
+
+static SCHEMAS: LazyLock<Vec<(SchemaRef, SchemaRef)>> = LazyLock::new(|| {
+    let of = |t: &Table| {
+        let mut fields: Vec<Field> =
+            t.columns.iter().map(|c| Field::new(c.name, c.kind.arrow(), c.nullable)).collect();
+        let rows = Arc::new(Schema::new(fields.clone()));
+        fields.push(Field::new(DAY, DataType::Date32, true));
+        (rows, Arc::new(Schema::new(fields)))
+    };
+    TABLES.iter().map(|t| of(t)).collect()
+});
+
+impl Table {
+    /// The table of that name.
+    pub fn by_name(name: &str) -> Option<&'static Table> {
+        TABLES.iter().find(|t| t.name == name).copied()
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        // Every table there is stands in the list.
+        TABLES.iter().position(|t| t.name == self.name).unwrap_or(0)
+    }
+
+    /// What a writer hands over: the columns, without `day`.
+    pub fn row_schema(&self) -> SchemaRef {
+        SCHEMAS.get(self.index()).map_or_else(|| Arc::new(Schema::empty()), |s| Arc::clone(&s.0))
+    }
+
+    /// What is stored: the columns and `day`.
+    pub fn schema(&self) -> SchemaRef {
+        SCHEMAS.get(self.index()).map_or_else(|| Arc::new(Schema::empty()), |s| Arc::clone(&s.1))
+    }
+
+    /// Columns that came after a version.
+    pub fn since(&self, version: u32) -> impl Iterator<Item = &'static Column> {
+        self.columns.iter().filter(move |c| c.since > version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_keep_their_promises() {
+        for t in TABLES {
+            assert_eq!(t.columns[0].name, "ts", "{}: the day is made of ts", t.name);
+            assert!(std::ptr::eq(Table::by_name(t.name).unwrap(), *t));
+            assert_eq!(t.schema().fields().len(), t.columns.len() + 1);
+            for c in t.cluster {
+                assert!(t.columns.iter().any(|x| x.name == *c), "{}: no column {c}", t.name);
+            }
+            let mut newest = 1;
+            for c in t.columns {
+                assert!(
+                    c.since >= newest && c.since <= VERSION,
+                    "{}.{}: added in the middle",
+                    t.name,
+                    c.name
+                );
+                assert!(c.since == 1 || c.nullable, "{}.{}: older files do not have it", t.name, c.name);
+                newest = c.since;
+                assert!(
+                    !c.text.is_empty() && !t.columns.iter().filter(|x| x.name == c.name).nth(1).is_some()
+                );
+            }
+        }
+    }
+
+    /// The reference page, as people read it.
+    fn page() -> String {
+        let mut out = String::from(
+            "# Tables\n\nEverything the hub remembers. The tables are [Delta Lake](https://delta.io) tables of Parquet \
+             files under `tables/` in the hub's `--data` directory, so Spark, DuckDB, Polars, Daft, ClickHouse and \
+             pandas read them without the hub; what reached the hub in the last seconds is in its log and memory, and \
+             only the hub's own SQL sees it: `selvedge query`, the page *Ask*, [worked questions](questions.md). This \
+             page is made from the code (`SELVEDGE_GEN=1 cargo nextest run -p selvedge-tables reference`).\n\n\
+             Each table has a column `day`, the UTC day of `ts`, by which its files are partitioned. Numbers are \
+             signed, times are microseconds in UTC: that is what Delta Lake knows. Ids of 64 bits keep their bits and \
+             may read as negative. Rows are only added; a table is widened by adding columns at the end.\n",
+        );
+        for t in TABLES {
+            out.push_str(&format!(
+                "\n## {}\n\n{} Kept {} days.\n\n| column | type | meaning |\n|---|---|---|\n",
+                t.name, t.text, t.days
+            ));
+            for c in t.columns {
+                let kind = match c.kind {
+                    Kind::Text => "text",
+                    Kind::Tiny => "tinyint",
+                    Kind::Int => "int",
+                    Kind::Long => "bigint",
+                    Kind::Float => "double",
+                    Kind::Time => "timestamp",
+                };
+                let null = if c.nullable { ", may be null" } else { "" };
+                out.push_str(&format!("| `{}` | {kind}{null} | {} |\n", c.name, c.text));
+            }
+        }
+        out.push_str(
+            "\n## Functions\n\nBesides SQL's own.\n\n| function | gives | example |\n|---|---|---|\n",
+        );
+        for f in crate::functions::LIST {
+            out.push_str(&format!("| `{}` | {} | `{}` |\n", f.signature, f.text, f.example));
+        }
+        out
+    }
+
+    #[test]
+    fn the_reference_page_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tables.md");
+        if std::env::var_os("SELVEDGE_GEN").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        let there = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            there == page(),
+            "docs/tables.md is old: SELVEDGE_GEN=1 cargo nextest run -p selvedge-tables reference"
+        );
+    }
+}

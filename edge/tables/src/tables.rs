@@ -1,0 +1,422 @@
+//! The facade: open, append, wait, ask, close.
+//!
+//! How: [`Shared`] is one lock over what waits to be written, what is in the log but not in the tables yet (`recent`),
+//! and the tables as they stand; the log's thread moves rows from the first to the second, the fold from the second to
+//! the third, each in one step under the lock, so that a question never sees a row twice or not at all.
+
+use crate::delta::Delta;
+use crate::error::TablesError;
+use crate::fold;
+use crate::log;
+use crate::query::{self, Answer, Limits};
+use crate::schema::{DAY, TABLES, Table};
+use crate::segment::{Mark, Marks};
+use crate::store::Store;
+use arrow::array::{Array, ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use fabric::Fabric;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{Notify, watch};
+
+/// Microseconds of a day.
+const DAY_US: i64 = 86_400_000_000;
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of the store. Made if it is not there.
+    pub place: PathBuf,
+    /// Who writes: for people who look into the log.
+    pub holder: String,
+    /// The fabric names and paths are computed from.
+    pub fabric: Arc<Fabric>,
+    /// Most bytes of rows held in memory, queued and not yet in the tables, default 512 MiB.
+    pub memory_bytes: usize,
+    /// Rows are folded into the tables at least so often, default 15 s.
+    pub fold_every: Duration,
+    /// Segments of the log are begun no faster than this, so that what comes together is written together, default
+    /// 50 ms. An acknowledgement may wait so long.
+    pub log_every: Duration,
+    /// A log without a sign of life for so long may be taken over, default 6 s.
+    pub takeover_after: Duration,
+    /// Most bytes all questions together may use, default 1 GiB.
+    pub query_bytes: usize,
+}
+
+impl Config {
+    /// Defaults, in a directory.
+    pub fn new(fabric: Arc<Fabric>, place: &Path) -> Self {
+        Config {
+            place: place.to_owned(),
+            holder: format!("process {}", std::process::id()),
+            fabric,
+            memory_bytes: 512 << 20,
+            fold_every: Duration::from_secs(15),
+            log_every: Duration::from_millis(50),
+            takeover_after: Duration::from_secs(6),
+            query_bytes: 1 << 30,
+        }
+    }
+}
+
+/// Rows that become durable together.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// Whose they are, where they must be taken once.
+    pub producer: Option<(u32, Mark)>,
+    /// Tables and their rows, in the table's [`Table::row_schema`].
+    pub parts: Vec<(&'static Table, RecordBatch)>,
+}
+
+/// Rows handed over. Done when they are durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub(crate) u64);
+
+/// Rows of one table in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Recent {
+    pub segment: u64,
+    pub batch: RecordBatch,
+    pub bytes: usize,
+}
+
+#[derive(Default)]
+pub(crate) struct Waiting {
+    pub marks: Marks,
+    /// By index of the table.
+    pub rows: Vec<Vec<RecordBatch>>,
+    pub bytes: usize,
+    pub ticket: u64,
+}
+
+impl Waiting {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.marks.is_empty() && self.rows.iter().all(Vec::is_empty)
+    }
+}
+
+pub(crate) struct State {
+    pub waiting: Waiting,
+    pub tickets: u64,
+    /// By index of the table, oldest first.
+    pub recent: Vec<VecDeque<Recent>>,
+    /// Bytes of rows held: waiting, being written, recent.
+    pub bytes: usize,
+    pub providers: Vec<Arc<dyn TableProvider>>,
+    /// Durable, by producer.
+    pub marks: Marks,
+    /// The newest segment that is durable.
+    pub segment: u64,
+    /// Segments up to this one are in the tables; the log may forget them once the marks stand in a newer one.
+    pub folded: u64,
+    pub closing: bool,
+    /// The fold has ended: what is in memory now stays in the log.
+    pub fold_ended: bool,
+}
+
+/// How far the log is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    pub durable: u64,
+    /// Why nothing is written at the moment.
+    pub trouble: Option<TablesError>,
+    /// It will never write again.
+    pub ended: bool,
+}
+
+pub(crate) struct Shared {
+    pub config: Config,
+    pub store: Store,
+    pub state: Mutex<State>,
+    pub progress: watch::Sender<Progress>,
+    /// Why the tables lag behind the log, where they do.
+    pub fold_trouble: Mutex<Option<TablesError>>,
+    pub wake_log: Notify,
+    pub wake_fold: Notify,
+    /// Folds done, for whoever waits for one.
+    pub folds: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ended(&self) -> bool {
+        self.progress.borrow().ended
+    }
+}
+
+/// Everything the hub remembers.
+pub struct Tables {
+    shared: Arc<Shared>,
+    /// Where folds and questions run, beside the hub's own work.
+    handle: Handle,
+    running: Mutex<Option<Running>>,
+    base: query::Base,
+}
+
+/// What is ended by [`Tables::close`].
+struct Running {
+    runtime: Runtime,
+    log: std::thread::JoinHandle<()>,
+    fold: tokio::task::JoinHandle<()>,
+}
+
+fn runtime(threads: usize) -> Result<Runtime, TablesError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("tables")
+        .enable_all()
+        .build()
+        .map_err(|e| TablesError::Store { what: "threads".to_owned(), reason: e.to_string() })
+}
+
+impl Tables {
+    /// Opens the tables in a directory and takes over its log. Waits, for as long as `keep_waiting` says so, while
+    /// another hub writes it. `None` where it was told to stop waiting.
+    pub fn open(
+        config: Config,
+        mut keep_waiting: impl FnMut() -> bool,
+    ) -> Result<Option<Tables>, TablesError> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
+        let runtime = runtime(threads)?;
+        let mut store = Store::open(&config.place)?;
+        let Some(found) = runtime.block_on(log::claim(&mut store, &config, &mut keep_waiting))? else {
+            return Ok(None);
+        };
+        let mut deltas = Vec::with_capacity(TABLES.len());
+        let mut providers = Vec::with_capacity(TABLES.len());
+        let mut recent = Vec::with_capacity(TABLES.len());
+        let mut bytes = 0;
+        for about in TABLES {
+            let delta = runtime.block_on(Delta::open(&store, about))?;
+            let at = runtime.block_on(delta.position())?;
+            let mut rows = VecDeque::new();
+            for (segment, batch) in
+                found.rows.iter().filter(|(_, t, _)| *t == about.name).map(|(s, _, b)| (*s, b))
+            {
+                if at.is_none_or(|at| segment > at) {
+                    let batch = whole(about, batch.clone())?;
+                    let size = batch.get_array_memory_size();
+                    bytes += size;
+                    rows.push_back(Recent { segment, batch, bytes: size });
+                }
+            }
+            providers.push(runtime.block_on(delta.provider())?);
+            deltas.push(delta);
+            recent.push(rows);
+        }
+        let base = query::Base::new(&config)?;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                waiting: Waiting { rows: vec![Vec::new(); TABLES.len()], ..Waiting::default() },
+                tickets: 0,
+                recent,
+                bytes,
+                providers,
+                marks: found.marks,
+                segment: found.segment,
+                folded: 0,
+                closing: false,
+                fold_ended: false,
+            }),
+            config,
+            store,
+            progress: watch::Sender::default(),
+            fold_trouble: Mutex::default(),
+            wake_log: Notify::new(),
+            wake_fold: Notify::new(),
+            folds: watch::Sender::new(0),
+        });
+        let writer = log::Writer::new(Arc::clone(&shared), found.epoch);
+        let log = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run());
+        let log = log.map_err(|e| TablesError::Store { what: "thread".to_owned(), reason: e.to_string() })?;
+        let fold = runtime.spawn(fold::run(Arc::clone(&shared), deltas));
+        let handle = runtime.handle().clone();
+        Ok(Some(Tables { shared, handle, running: Mutex::new(Some(Running { runtime, log, fold })), base }))
+    }
+
+    /// How far each producer had come when the tables were opened, and has since.
+    pub fn marks(&self) -> Marks {
+        self.shared.lock().marks.clone()
+    }
+
+    /// Hands over rows. Never blocks; refused where there is no room, or they are not the tables'.
+    pub fn append(&self, rows: Rows) -> Result<Ticket, TablesError> {
+        let mut parts = Vec::with_capacity(rows.parts.len());
+        let mut bytes = 0;
+        for (table, batch) in rows.parts {
+            if batch.num_rows() > 0 {
+                let batch = whole(table, batch)?;
+                bytes += batch.get_array_memory_size();
+                parts.push((table.index(), batch));
+            }
+        }
+        let mut state = self.shared.lock();
+        if state.closing || self.shared.ended() {
+            return Err(TablesError::Closed);
+        }
+        let limit = self.shared.config.memory_bytes;
+        if state.bytes + bytes > limit {
+            let waiting = state.bytes;
+            drop(state);
+            self.shared.wake_fold.notify_one();
+            let trouble = self.trouble().map_or("the store is too slow".to_owned(), |e| e.to_string());
+            return Err(TablesError::Full { waiting, limit, reason: trouble });
+        }
+        state.tickets += 1;
+        let ticket = state.tickets;
+        state.bytes += bytes;
+        state.waiting.bytes += bytes;
+        state.waiting.ticket = ticket;
+        if let Some((producer, mark)) = rows.producer {
+            state.waiting.marks.insert(producer, mark);
+        }
+        for (table, batch) in parts {
+            if let Some(rows) = state.waiting.rows.get_mut(table) {
+                rows.push(batch);
+            }
+        }
+        let half = state.bytes > limit / 2;
+        drop(state);
+        self.shared.wake_log.notify_one();
+        if half {
+            self.shared.wake_fold.notify_one();
+        }
+        Ok(Ticket(ticket))
+    }
+
+    /// Done when the rows behind a ticket, and all before it, are durable.
+    pub async fn durable(&self, ticket: Ticket) -> Result<(), TablesError> {
+        wait(self.shared.progress.subscribe(), ticket).await
+    }
+
+    /// The same, for a thread that may wait.
+    pub fn durable_blocking(&self, ticket: Ticket) -> Result<(), TablesError> {
+        self.handle.block_on(wait(self.shared.progress.subscribe(), ticket))
+    }
+
+    /// The newest ticket.
+    pub fn newest(&self) -> Ticket {
+        Ticket(self.shared.lock().tickets)
+    }
+
+    /// Why nothing can be written at the moment, or the tables lag behind the log.
+    pub fn trouble(&self) -> Option<TablesError> {
+        let log = self.shared.progress.borrow().trouble.clone();
+        log.or_else(|| self.shared.fold_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Whether another hub has taken over, or the log has ended otherwise.
+    pub fn ended(&self) -> bool {
+        self.shared.ended()
+    }
+
+    /// Done when the log has ended: another hub has taken over.
+    pub async fn end(&self) {
+        let _ = self.shared.progress.subscribe().wait_for(|p| p.ended).await;
+    }
+
+    /// Bytes of rows held in memory.
+    pub fn bytes_held(&self) -> usize {
+        self.shared.lock().bytes
+    }
+
+    /// Asks. The answer comes in batches; dropping it cancels.
+    pub async fn ask(&self, sql: &str, limits: Limits) -> Result<Answer, TablesError> {
+        let session = self.base.session(&self.shared)?;
+        let sql = sql.to_owned();
+        let asked = self.handle.spawn(async move { query::ask(&session, &sql, limits).await });
+        asked.await.map_err(|_| TablesError::Closed)?.map(|a| a.on(&self.handle))
+    }
+
+    /// The columns a statement would answer with.
+    pub async fn columns(&self, sql: &str) -> Result<SchemaRef, TablesError> {
+        let session = self.base.session(&self.shared)?;
+        let sql = sql.to_owned();
+        let asked = self.handle.spawn(async move { query::columns(&session, &sql).await });
+        asked.await.map_err(|_| TablesError::Closed)?
+    }
+
+    /// The whole answer, for a thread that may wait.
+    pub fn ask_blocking(&self, sql: &str, limits: Limits) -> Result<Vec<RecordBatch>, TablesError> {
+        self.handle.block_on(async { self.ask(sql, limits).await?.all().await })
+    }
+
+    /// Folds what is in the log into the tables, and returns when that is done.
+    pub async fn fold(&self) -> Result<(), TablesError> {
+        let mut folds = self.shared.folds.subscribe();
+        // One that is under way may have looked before the newest row: the second from now has seen it.
+        let wanted = *folds.borrow_and_update() + 2;
+        loop {
+            self.shared.wake_fold.notify_one();
+            let waited = tokio::time::timeout(Duration::from_millis(200), folds.wait_for(|&f| f >= wanted));
+            if let Ok(done) = waited.await {
+                return match done {
+                    Ok(_) => self.trouble().map_or(Ok(()), Err),
+                    Err(_) => Err(TablesError::Closed),
+                };
+            }
+            if self.ended() {
+                return Err(TablesError::Closed);
+            }
+        }
+    }
+
+    /// Writes what waits, folds it, and gives the log up. Blocks; the second time it does nothing.
+    pub fn close(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Running { runtime, log, fold }) = running else { return };
+        self.shared.lock().closing = true;
+        self.shared.wake_log.notify_one();
+        self.shared.wake_fold.notify_one();
+        let _ = runtime.block_on(fold);
+        let _ = log.join();
+        runtime.shutdown_background();
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+async fn wait(mut progress: watch::Receiver<Progress>, ticket: Ticket) -> Result<(), TablesError> {
+    let done = progress.wait_for(|p| p.durable >= ticket.0 || p.ended).await;
+    match done {
+        Ok(p) if p.durable >= ticket.0 => Ok(()),
+        Ok(p) => Err(p.trouble.clone().unwrap_or(TablesError::Closed)),
+        Err(_) => Err(TablesError::Closed),
+    }
+}
+
+/// Rows with their day, checked.
+pub(crate) fn whole(table: &'static Table, batch: RecordBatch) -> Result<RecordBatch, TablesError> {
+    let bad = |reason: String| TablesError::Rows { table: table.name.to_owned(), reason };
+    let batch = if batch.schema().fields().len() == table.schema().fields().len() {
+        batch
+    } else {
+        let ts = batch.column_by_name("ts");
+        let ts: &TimestampMicrosecondArray = ts
+            .and_then(|c| c.as_any().downcast_ref())
+            .ok_or_else(|| bad("expected ts in microseconds as the first column".to_owned()))?;
+        let days = ts.values().iter().map(|us| i32::try_from(us.div_euclid(DAY_US)).unwrap_or(0));
+        let days = Date32Array::from_iter_values(days);
+        let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+        // Columns that came since the rows were written.
+        for c in table.columns.iter().skip(columns.len()) {
+            columns.push(arrow::array::new_null_array(&c.kind.arrow(), batch.num_rows()));
+        }
+        columns.push(Arc::new(days));
+        RecordBatch::try_new(table.schema(), columns).map_err(|e| bad(e.to_string()))?
+    };
+    debug_assert_eq!(batch.schema().fields().last().map(|f| f.name().as_str()), Some(DAY));
+    Ok(batch)
+}
