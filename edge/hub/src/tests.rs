@@ -379,8 +379,98 @@ async fn every_route_is_in_the_document() {
         let (status, text) = hub.get(&asked).await;
         assert!(!text.contains("no such page"), "{asked}: {status} {text}");
     }
-    let (status, text) = hub.get("/nowhere").await;
+    let (status, text) = hub.get("/api/v1/nowhere").await;
     assert_eq!((status, text.contains("no such page")), (404, true));
+    hub.end().await;
+}
+
+#[tokio::test]
+async fn no_path_reaches_the_disk_and_every_answer_is_strict() {
+    let hub = Hub::start(&a_directory("traversal")).await;
+    for path in [
+        "/../../../../etc/passwd",
+        "/assets/../../../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/assets/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "/api/v1/docs/page?path=../../../../etc/passwd",
+        "/api/v1/docs/page?path=/etc/passwd",
+        "//etc/passwd",
+    ] {
+        let (status, text) = hub.get(path).await;
+        assert!(!text.contains("root:"), "{path}: {status}");
+    }
+    let url = format!("http://{}/incidents/inc-1", hub.bound.http);
+    let got = tokio::task::spawn_blocking(move || {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        agent.get(&url).call().unwrap()
+    });
+    let got = got.await.unwrap();
+    let policy = got.headers().get("content-security-policy").map(|v| v.to_str().unwrap().to_owned());
+    assert!(policy.is_some_and(|p| p.starts_with("default-src 'self'") && !p.contains("unsafe")));
+    hub.end().await;
+}
+
+#[tokio::test]
+async fn every_worked_question_has_an_answer() {
+    let hub = Hub::start(&a_directory("questions")).await;
+    let questions = crate::ask::questions();
+    assert!(questions.len() >= 20, "{}", questions.len());
+    for q in questions {
+        let body = serde_json::json!({ "sql": q.sql }).to_string();
+        let (status, text) = hub.post("/api/v1/query", body.leak()).await;
+        assert_eq!(status, 200, "{}: {text}", q.title);
+    }
+    for (sql, wanted) in [
+        ("drop table link", 400),
+        ("copy link to '/tmp/selvedge-link.csv'", 400),
+        ("select * from '/etc/passwd'", 400),
+        ("select nothing from link", 400),
+    ] {
+        let body = serde_json::json!({ "sql": sql }).to_string();
+        assert_eq!(hub.post("/api/v1/query", body.leak()).await.0, wanted, "{sql}");
+    }
+    hub.end().await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_stored_once_by_this_hub_and_the_next() {
+    let dir = a_directory("once");
+    let count = |text: &str| {
+        let view: crate::QueryView = serde_json::from_str(text).unwrap();
+        view.rows.iter().map(|r| r.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    let rows = r#"{"sql":"select count(*), sum(sent) from path_observation"}"#;
+    let ledger = r#"{"sql":"select stage, reason, sum(rows) from loss_ledger group by 1, 2 order by 1, 2"}"#;
+    let hub = Hub::start(&dir).await;
+    let mut agent = hub.connect("host3", &hub.authority).await.unwrap();
+    agent.hello(3, 1).await.unwrap();
+    assert_eq!(agent.batch(a_batch(1, 4, |_| {})).await, ack(1));
+    let mut lossy = a_batch(2, 3, |c| c.lost[0] = 1_000_000);
+    lossy.lost_before = 7;
+    assert_eq!(agent.batch(lossy.clone()).await, ack(2));
+    assert_eq!(agent.batch(lossy.clone()).await, ack(2), "again: acknowledged, not stored");
+    let before = count(&hub.post("/api/v1/query", rows).await.1);
+    assert!(before.starts_with("[6,"), "{before}");
+    assert_eq!(
+        count(&hub.post("/api/v1/query", ledger).await.1),
+        r#"["agent","agent_buffer",7] ["ingest","bad_row",1]"#
+    );
+    drop(agent);
+    hub.end().await;
+    let hub = Hub::start(&dir).await;
+    let mut agent = hub.connect("host3", &hub.authority).await.unwrap();
+    agent.hello(3, 1).await.unwrap();
+    assert_eq!(agent.batch(lossy).await, ack(2));
+    assert_eq!(count(&hub.post("/api/v1/query", rows).await.1), before);
+    let mut third = a_batch(3, 2, |_| {});
+    third.lost_before = 7;
+    assert_eq!(agent.batch(third).await, ack(3));
+    assert!(count(&hub.post("/api/v1/query", rows).await.1).starts_with("[8,"));
+    assert_eq!(
+        count(&hub.post("/api/v1/query", ledger).await.1),
+        r#"["agent","agent_buffer",7] ["ingest","bad_row",1]"#,
+        "a loss is written down once"
+    );
     hub.end().await;
 }
 
