@@ -25,7 +25,7 @@ demo: build
 	@$(SUDO) "$$($(CARGO) metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/debug/selvedge" lab run --http $(HTTP) $(ARGS)
 
 test: setup-test
-	@./.ci/pages
+	@./.ci/pages check
 	$(CARGO) xtask ci
 
 lint: setup-test

@@ -7,16 +7,20 @@
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
+/// Libraries that tell more than anybody on call wants to know.
+const QUIET: &str = "buoyant_kernel=warn,buoyant_kernel_engine=warn,delta_kernel=warn,deltalake_core=warn,\
+    datafusion=warn,object_store=warn";
+
 /// Begins logging at `default` unless the environment says otherwise. A filter that cannot be read is said and
 /// replaced by the default.
 pub(crate) fn begin(default: &str) {
     let asked = std::env::var("SELVEDGE_LOG").unwrap_or_default();
     let filter = if asked.is_empty() { default } else { &asked };
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|e| {
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).unwrap_or_else(|e| {
         eprintln!(
             "SELVEDGE_LOG is {asked:?}, expected such as info or selvedge_hub=debug ({e}); using {default}"
         );
-        EnvFilter::new(default)
+        EnvFilter::new(format!("{QUIET},{default}"))
     });
     let out = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -9,6 +9,7 @@ mod bench_scale;
 mod bench_transport;
 mod ci;
 mod fuzz;
+mod pages;
 mod soak;
 mod soak_seeds;
 mod tidy;
@@ -38,6 +39,8 @@ enum Task {
     /// Break random things in a running lab, again and again, and judge every verdict (root); or exchanges of the
     /// transport by the million
     Soak(Box<soak::Args>),
+    /// The browser tests, on a hub fed by a lab with a real fault (root, Node, Chromium)
+    Pages(pages::Args),
     /// Fuzz the decoders and state machines that face the network (nightly, cargo-fuzz)
     Fuzz(fuzz::Args),
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Bench { what: Bench::Failure(args) } => bench_failure::run(&args),
         Task::Bench { what: Bench::Transport(args) } => bench_transport::run(&args),
         Task::Soak(args) => soak::run(&args),
+        Task::Pages(args) => pages::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
     };
     match done {

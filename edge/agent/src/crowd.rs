@@ -70,7 +70,7 @@ impl Maker {
         let slot = self.slots.get(usize::try_from(n % self.slots.len().max(1) as u64).unwrap_or(0))?;
         // Anything that is not the same in every row; a multiplication scatters well enough for that.
         let noise = n.wrapping_add(u64::from(self.host.0) << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-        let lost = u32::from(noise % self.one_lossy_in == 0);
+        let lost = u32::from(noise.is_multiple_of(self.one_lossy_in));
         let base = 20_000 + i64::try_from(noise % 4_000).unwrap_or(0);
         Some(PathObservation {
             window: Window { start: now.since(WINDOW), length: WINDOW },

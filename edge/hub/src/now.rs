@@ -264,7 +264,7 @@ pub(crate) async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Res
                 Some(Err(RecvError::Closed)) => return None,
                 None => {
                     seconds = seconds.wrapping_add(1);
-                    let whole = seconds % NOW_EVERY == 0;
+                    let whole = seconds.is_multiple_of(NOW_EVERY);
                     if whole { look(&api).await.ok().map(|n| event("now", &n)) } else { None }
                 }
             };

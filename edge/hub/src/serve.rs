@@ -118,7 +118,8 @@ fn begin(config: &Config, now: Nanos, tables: &Tables) -> Result<(), StoreError>
         });
     }
     parts.push(rows::changes(&changes));
-    let ticket = tables.append(Rows { producer: None, parts })?;
+    // After a crash memory may be full of what was in the log; it is being folded.
+    let ticket = tables.append_blocking(&Rows { producer: None, parts })?;
     Ok(tables.durable_blocking(ticket)?)
 }
 

@@ -60,7 +60,7 @@ pub fn file(format: Format, schema: &SchemaRef, batches: &[RecordBatch]) -> Resu
     let mut out = Vec::new();
     match format {
         Format::Json => {
-            let rows: Vec<Value> = batches.iter().flat_map(|b| rows_json(b)).collect();
+            let rows: Vec<Value> = batches.iter().flat_map(rows_json).collect();
             out.write_all(&serde_json::to_vec(&rows).map_err(failed)?).map_err(failed)?;
         }
         Format::Csv => {

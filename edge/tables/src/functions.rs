@@ -171,7 +171,7 @@ fn of_two(
 fn crosses(fabric: &Fabric, path: PathId, what: Component) -> Option<bool> {
     let links = fabric.path_links(path)?;
     Some(match what {
-        Component::Link(l) => links.iter().any(|&x| x == l),
+        Component::Link(l) => links.contains(&l),
         Component::Switch(s) => fabric.path_nodes(path)?.contains(&Node::Switch(s)),
         Component::Nic(n) => fabric.path_nodes(path)?.contains(&Node::Nic(n)),
         Component::Host(h) => {

@@ -11,7 +11,7 @@ use crate::error::TablesError;
 use crate::schema::TABLES;
 use crate::segment::{Marks, Say, Segment};
 use crate::store::{Created, Store};
-use crate::tables::{Config, Progress, Recent, Shared, Waiting};
+use crate::tables::{Config, Progress, Recent, Shared, Waiting, weight};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use object_store::path::Path as Key;
@@ -254,7 +254,7 @@ impl Writer {
             let mut bytes = state.bytes.saturating_sub(waiting.bytes);
             for (name, batch) in std::mem::take(&mut segment.rows) {
                 let Some(index) = TABLES.iter().position(|t| t.name == name) else { continue };
-                let size = batch.get_array_memory_size();
+                let size = weight(&batch);
                 bytes += size;
                 if let Some(recent) = state.recent.get_mut(index) {
                     recent.push_back(Recent { segment: number, batch, bytes: size });

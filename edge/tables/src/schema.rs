@@ -350,9 +350,7 @@ mod tests {
                 );
                 assert!(c.since == 1 || c.nullable, "{}.{}: older files do not have it", t.name, c.name);
                 newest = c.since;
-                assert!(
-                    !c.text.is_empty() && !t.columns.iter().filter(|x| x.name == c.name).nth(1).is_some()
-                );
+                assert!(!c.text.is_empty() && t.columns.iter().filter(|x| x.name == c.name).nth(1).is_none());
             }
         }
     }

@@ -203,7 +203,7 @@ impl Tables {
             {
                 if at.is_none_or(|at| segment > at) {
                     let batch = whole(about, batch.clone())?;
-                    let size = batch.get_array_memory_size();
+                    let size = weight(&batch);
                     bytes += size;
                     rows.push_back(Recent { segment, batch, bytes: size });
                 }
@@ -254,7 +254,7 @@ impl Tables {
         for (table, batch) in rows.parts {
             if batch.num_rows() > 0 {
                 let batch = whole(table, batch)?;
-                bytes += batch.get_array_memory_size();
+                bytes += weight(&batch);
                 parts.push((table.index(), batch));
             }
         }
@@ -290,6 +290,16 @@ impl Tables {
             self.shared.wake_fold.notify_one();
         }
         Ok(Ticket(ticket))
+    }
+
+    /// Hands over rows, and waits for room where there is none: for what a hub cannot do without. Blocks.
+    pub fn append_blocking(&self, rows: &Rows) -> Result<Ticket, TablesError> {
+        loop {
+            match self.append(rows.clone()) {
+                Err(TablesError::Full { .. }) => std::thread::sleep(Duration::from_millis(100)),
+                done => return done,
+            }
+        }
     }
 
     /// Done when the rows behind a ticket, and all before it, are durable.
@@ -395,6 +405,12 @@ async fn wait(mut progress: watch::Receiver<Progress>, ticket: Ticket) -> Result
         Ok(p) => Err(p.trouble.clone().unwrap_or(TablesError::Closed)),
         Err(_) => Err(TablesError::Closed),
     }
+}
+
+/// Bytes of a batch's own rows. Columns that were read from the log share one buffer, which must not be counted for
+/// each of them.
+pub(crate) fn weight(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
 }
 
 /// Rows with their day, checked.
