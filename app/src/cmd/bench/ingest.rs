@@ -274,6 +274,12 @@ fn measure(args: &Args, dir: &Path) -> anyhow::Result<ExitCode> {
             }
         }
     });
+    // Stopped in order it folds what is left, so that the tables are whole.
+    let _ = Command::new("kill").arg(hub.child.id().to_string()).status();
+    let stopping = Instant::now();
+    while hub.child.try_wait()?.is_none() && stopping.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let log = std::fs::read_to_string(hub.dir.join("hub.log")).unwrap_or_default();
     let panics = log.matches("panicked at").count();
     drop(hub);
