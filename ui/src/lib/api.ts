@@ -202,7 +202,7 @@ export interface Matrix {
   patterns: Pattern[];
 }
 export interface Schema {
-  tables: { name: string; text: string; rows: number | null; columns: { name: string; type: string; text: string }[] }[];
+  tables: { name: string; text: string; columns: { name: string; type: string; text: string }[] }[];
   functions: { name: string; signature: string; text: string; example: string }[];
   examples: { title: string; sql: string }[];
 }
@@ -212,7 +212,6 @@ export interface QueryResult {
   rows: Cell[][];
   truncated: boolean;
   elapsed_ms: number;
-  rows_read: number;
 }
 export interface DocEntry {
   path: string;

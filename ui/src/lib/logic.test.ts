@@ -123,8 +123,8 @@ describe('view', () => {
 
 const schema: Schema = {
   tables: [
-    { name: 'runs', text: '', rows: 1, columns: [{ name: 'id', type: 'int', text: '' }] },
-    { name: 'observations', text: '', rows: 1, columns: [{ name: 'at', type: 'time', text: '' }, { name: 'link', type: 'text', text: '' }, { name: 'host', type: 'int', text: '' }] },
+    { name: 'runs', text: '', columns: [{ name: 'id', type: 'int', text: '' }] },
+    { name: 'observations', text: '', columns: [{ name: 'at', type: 'time', text: '' }, { name: 'link', type: 'text', text: '' }, { name: 'host', type: 'int', text: '' }] },
   ],
   functions: [], examples: [],
 };
@@ -134,7 +134,7 @@ describe('questions', () => {
     expect(about(schema, 'host3')).toBeNull();
   });
   it('remembers each once, newest first', () => expect(remember(['b', 'a'], ' a ')).toEqual(['a', 'b']));
-  const r: QueryResult = { columns: [{ name: 'v', type: 'int' }, { name: 't', type: 'time' }, { name: 'n', type: 'text' }], rows: [[2, '1970-01-01T00:00:20Z', 'x'], [1, '1970-01-01T00:00:10Z', 'y'], [9, null, 'z']], truncated: false, elapsed_ms: 0, rows_read: 0 };
+  const r: QueryResult = { columns: [{ name: 'v', type: 'int' }, { name: 't', type: 'time' }, { name: 'n', type: 'text' }], rows: [[2, '1970-01-01T00:00:20Z', 'x'], [1, '1970-01-01T00:00:10Z', 'y'], [9, null, 'z']], truncated: false, elapsed_ms: 0 };
   it('chooses axes, time first', () => expect(axes(r, '', [])).toEqual({ x: 't', y: ['v'], xs: ['v', 't'], ys: ['v'] }));
   it('plots in the order of x, without rows that have none', () => expect(plotted(r, 't', ['v'])).toEqual({ x: [10, 20], ys: [[1, 2]], time: true }));
 });
