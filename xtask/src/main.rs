@@ -84,17 +84,32 @@ fn root() -> PathBuf {
     here.parent().map(PathBuf::from).unwrap_or(here)
 }
 
+/// A command without what cargo tells this tool about its own package. Build scripts (ring's) run again where these
+/// variables differ, and then everything above them is built again, DataFusion included: ten minutes for nothing each
+/// time one goes from `cargo build` to `cargo xtask` and back.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let of_package =
+            name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"));
+        if of_package {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Runs a command in the root, its output going where ours goes.
 fn sh(program: &str, args: &[&str]) -> anyhow::Result<()> {
     eprintln!("$ {program} {}", args.join(" "));
-    let status = Command::new(program).args(args).current_dir(root()).status()?;
+    let status = command(program).args(args).current_dir(root()).status()?;
     anyhow::ensure!(status.success(), "`{program} {}` ended with {status}", args.join(" "));
     Ok(())
 }
 
 /// What a command prints on standard output, trimmed; an error where it fails.
 fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let out = Command::new(program).args(args).current_dir(root()).output()?;
+    let out = command(program).args(args).current_dir(root()).output()?;
     anyhow::ensure!(
         out.status.success(),
         "`{program} {}` ended with {}: {}",
