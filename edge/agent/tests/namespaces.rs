@@ -243,7 +243,8 @@ fn learn_paths(tag: &str, ioam: bool) {
     assert!(!ioam || seen.mixtures * 20 < seen.discovered, "{seen:?}");
     let sick = w.fabric.link_by_name("p0-spine1:p0-leaf1").unwrap();
     w.drop_on(sick, 4);
-    let seen = watch(&w, &[&a, &b], |s| s.lost >= 40);
+    let named = |s: &Seen| s.by_link.get(&sick).is_some_and(|l| l.1 > 0);
+    let seen = watch(&w, &[&a, &b], |s| s.lost >= 40 && named(s));
     println!("{tag} with loss: {seen:?}\n{:?}", a.counters());
     let of = |l: LinkId| seen.by_link.get(&l).copied().unwrap_or_default();
     assert!(of(sick).1 > 0 && of(sick).1 + seen.undecided + seen.mixtures >= seen.lost.min(of(sick).1));
