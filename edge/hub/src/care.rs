@@ -407,7 +407,14 @@ fn tell(i: &Incident, hurt: Option<&HurtView>) -> String {
             format!("{}, {} after it began", view.last_seen, seconds(i.first_seen_ns, i.last_seen_ns)),
         ),
         ("End", ended),
-        ("Came back", format!("{} times", i.times_reopened)),
+        (
+            "Came back",
+            match i.times_reopened {
+                0 => "never".to_owned(),
+                1 => "once".to_owned(),
+                n => format!("{n} times"),
+            },
+        ),
     ];
     out.push_str("|  |  |\n|---|---|\n");
     for (what, text) in rows {

@@ -64,7 +64,7 @@ pub struct AgentsView {
 pub struct ChangeView {
     /// When.
     pub at: String,
-    /// `hub`, `agent`, `fabric`, `config`, `person` or `incident`.
+    /// `hub`, `agent`, `fabric` or `incident`.
     pub kind: String,
     /// What, in words.
     pub text: String,

@@ -55,7 +55,7 @@ fn failed(e: impl std::fmt::Display) -> TablesError {
     TablesError::Question { reason: e.to_string() }
 }
 
-/// A file of an answer. Not for [`Format::Json`], whose frame is the caller's ([`rows_json`]).
+/// A file of an answer. As JSON it is the rows alone ([`rows_json`]).
 pub fn file(format: Format, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, TablesError> {
     let mut out = Vec::new();
     match format {

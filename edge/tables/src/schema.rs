@@ -5,7 +5,8 @@
 //! partitioned. Signed types only, and times in microseconds: that is all Delta Lake knows.
 //! Invariants: columns are only added, at the end, each with the [`VERSION`] it came with; a column that came later is
 //! nullable, so that older files can be read. That is the whole migration: [`Table::since`] says what to add.
-//! Absent on purpose: tables nobody fills yet.
+//! Absent on purpose: tables nobody fills yet; and how long rows are kept, which is for ever as long as
+//! nothing removes them.
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use std::sync::{Arc, LazyLock};
@@ -71,10 +72,6 @@ pub struct Table {
     pub text: &'static str,
     /// Its columns, without `day`.
     pub columns: &'static [Column],
-    /// Columns that files are clustered by when they are rewritten.
-    pub cluster: &'static [&'static str],
-    /// Days rows are kept, unless the operator says otherwise.
-    pub days: u32,
 }
 
 const fn must(name: &'static str, kind: Kind, text: &'static str) -> Column {
@@ -90,8 +87,6 @@ use Kind::{Float, Int, Long, Text, Time, Tiny};
 pub static PATH_OBSERVATION: Table = Table {
     name: "path_observation",
     text: "What happened to the packets of one producer on one path in one window: the fact everything else rests on.",
-    cluster: &["ts", "path"],
-    days: 14,
     columns: &[
         must("ts", Time, "beginning of the window, by the producer's clock"),
         must("window_us", Int, "its length, microseconds"),
@@ -137,8 +132,6 @@ pub static PATH_OBSERVATION: Table = Table {
 pub static COUNTER: Table = Table {
     name: "counter",
     text: "What was counted at one place in one window: stalls, checksum errors, drops, silence.",
-    cluster: &["ts", "component_id"],
-    days: 30,
     columns: &[
         must("ts", Time, "beginning of the window"),
         must("window_us", Int, "its length, microseconds"),
@@ -158,8 +151,6 @@ pub static COUNTER: Table = Table {
 pub static INCIDENT: Table = Table {
     name: "incident",
     text: "Every change of an incident, as it stood after it; the newest row of an id is how it stands.",
-    cluster: &["ts"],
-    days: 3_650,
     columns: &[
         must("ts", Time, "when it was written"),
         must("id", Text, "inc-1 and so on; never used twice"),
@@ -183,8 +174,6 @@ pub static INCIDENT: Table = Table {
 pub static LINK_HEALTH: Table = Table {
     name: "link_health",
     text: "How each directed link that was crossed did, once in ten seconds.",
-    cluster: &["ts", "link"],
-    days: 90,
     columns: &[
         must("ts", Time, "end of the ten seconds"),
         must("fabric_epoch", Long, "version of the fabric the ids belong to"),
@@ -202,8 +191,6 @@ pub static LINK_HEALTH: Table = Table {
 pub static ENTITY: Table = Table {
     name: "entity",
     text: "Hosts, NICs and switches of each fabric the hub was started with.",
-    cluster: &["name"],
-    days: 3_650,
     columns: &[
         must("ts", Time, "since when this fabric is watched"),
         must("fabric_epoch", Long, "version of the fabric"),
@@ -218,8 +205,6 @@ pub static ENTITY: Table = Table {
 pub static LINK: Table = Table {
     name: "link",
     text: "Directed links of each fabric the hub was started with.",
-    cluster: &["name"],
-    days: 3_650,
     columns: &[
         must("ts", Time, "since when this fabric is watched"),
         must("fabric_epoch", Long, "version of the fabric"),
@@ -235,32 +220,13 @@ pub static LINK: Table = Table {
 /// What changed: the first question of every incident.
 pub static CHANGE: Table = Table {
     name: "change",
-    text: "What changed: hubs and agents that came and went, fabrics, settings, what people did.",
-    cluster: &["ts"],
-    days: 3_650,
+    text: "What changed: hubs and agents that came and went, and fabrics.",
     columns: &[
         must("ts", Time, "when"),
-        must("kind", Text, "hub, agent, fabric, config, incident or person"),
-        must("subject", Text, "what changed, such as host3 or inc-12"),
+        must("kind", Text, "hub, agent or fabric"),
+        must("subject", Text, "what changed, such as host3"),
         must("what", Text, "began, ended, left or changed"),
         must("text", Text, "how, in words"),
-    ],
-};
-
-/// Who did or asked what.
-pub static AUDIT: Table = Table {
-    name: "audit",
-    text: "Who did or asked what, and whether it was allowed. Rows are only ever added.",
-    cluster: &["ts"],
-    days: 3_650,
-    columns: &[
-        must("ts", Time, "when"),
-        must("who", Text, "name of the user, token or host; empty where nobody knows"),
-        must("from_address", Text, "address it came from"),
-        must("action", Text, "login, label, acknowledge, query and so on"),
-        must("subject", Text, "what it was about"),
-        must("allowed", Text, "yes, or no"),
-        must("text", Text, "in words; the SQL of a question"),
     ],
 };
 
@@ -269,8 +235,6 @@ pub static LOSS_LEDGER: Table = Table {
     name: "loss_ledger",
     text: "Every observation that was not stored, with where and why: sent = stored + ledger, exactly. \
            Stage `diagnosis` is apart: those were stored, but not weighed.",
-    cluster: &["ts"],
-    days: 365,
     columns: &[
         must("ts", Time, "when the hub learned of it"),
         must("producer", Int, "host whose observations they were"),
@@ -337,9 +301,6 @@ mod tests {
             assert_eq!(t.columns[0].name, "ts", "{}: the day is made of ts", t.name);
             assert!(std::ptr::eq(Table::by_name(t.name).unwrap(), *t));
             assert_eq!(t.schema().fields().len(), t.columns.len() + 1);
-            for c in t.cluster {
-                assert!(t.columns.iter().any(|x| x.name == *c), "{}: no column {c}", t.name);
-            }
             let mut newest = 1;
             for c in t.columns {
                 assert!(
@@ -369,8 +330,8 @@ mod tests {
         );
         for t in TABLES {
             out.push_str(&format!(
-                "\n## {}\n\n{} Kept {} days.\n\n| column | type | meaning |\n|---|---|---|\n",
-                t.name, t.text, t.days
+                "\n## {}\n\n{}\n\n| column | type | meaning |\n|---|---|---|\n",
+                t.name, t.text
             ));
             for c in t.columns {
                 let kind = match c.kind {
