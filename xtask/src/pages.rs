@@ -38,10 +38,7 @@ impl Drop for Lab {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     sh("./.ci/pages", &[])?;
     sh("cargo", &["build", "--quiet", "--package", "selvedge"])?;
-    let metadata = output("cargo", &["metadata", "--format-version", "1", "--no-deps"])?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let target = metadata["target_directory"].as_str().context("cargo says no target directory")?;
-    let binary = format!("{target}/debug/selvedge");
+    let binary = crate::soak::binary()?.display().to_string();
     let up = output(&binary, &["lab", "up", "scenarios/gray-link.toml", "--name", LAB, "--json"])?;
     let lab = Lab { binary };
     let up: serde_json::Value = serde_json::from_str(&up)?;

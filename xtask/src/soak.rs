@@ -215,11 +215,8 @@ impl Lab {
     }
 }
 
-fn binary() -> anyhow::Result<PathBuf> {
-    let meta: Value =
-        serde_json::from_str(&output("cargo", &["metadata", "--format-version", "1", "--no-deps"])?)?;
-    let dir = meta["target_directory"].as_str().context("cargo metadata names the target directory")?;
-    Ok(PathBuf::from(dir).join("debug/selvedge"))
+pub fn binary() -> anyhow::Result<PathBuf> {
+    Ok(PathBuf::from(crate::bench_transport::target()?).join("debug/selvedge"))
 }
 
 struct Trial {

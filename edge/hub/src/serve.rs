@@ -1,7 +1,8 @@
 //! Starting, serving and stopping.
 //!
 //! How: everything that can fail is tried before anything is announced: certificates are read, the tables are taken
-//! over (a second hub waits here until the first has ended), both listeners are bound. Then the desk's thread starts and the two servers run until told to stop.
+//! over (a second hub waits here until the first has ended), the listeners are bound. Then the desk's thread starts and
+//! the servers run until told to stop, or until another hub has taken over.
 //! Invariants: after [`serve`] returns, the last refinements and the recording's end are on disk.
 
 use crate::agents::Agents;
