@@ -251,7 +251,7 @@ pub static LOSS_LEDGER: Table = Table {
 
 /// Every table.
 pub static TABLES: &[&Table] =
-    &[&PATH_OBSERVATION, &COUNTER, &INCIDENT, &LINK_HEALTH, &ENTITY, &LINK, &CHANGE, &AUDIT, &LOSS_LEDGER];
+    &[&PATH_OBSERVATION, &COUNTER, &INCIDENT, &LINK_HEALTH, &ENTITY, &LINK, &CHANGE, &LOSS_LEDGER];
 
 static SCHEMAS: LazyLock<Vec<(SchemaRef, SchemaRef)>> = LazyLock::new(|| {
     let of = |t: &Table| {
