@@ -5,6 +5,7 @@
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The hub gives up a question in SQL after a minute, and everything else sooner.
@@ -13,12 +14,23 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(75);
 /// Arguments every command that asks a hub takes.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct HubArgs {
-    /// The hub's HTTP address, such as http://127.0.0.1:7480; else SELVEDGE_HUB, or the hub of the one lab that is up
+    /// The hub's address, such as https://hub.example:7480; else SELVEDGE_HUB, or the hub of the one lab that is up
     #[arg(long, value_name = "URL", global = true)]
     hub: Option<String>,
     /// The lab whose hub to ask, where several are up
     #[arg(long, value_name = "NAME", global = true, conflicts_with = "hub")]
     lab: Option<String>,
+    /// File with a token made by `selvedge access token`; else SELVEDGE_TOKEN_FILE, or the token itself in SELVEDGE_TOKEN
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// Authority the hub's certificate comes from; else SELVEDGE_CA, or the ones this system trusts
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+}
+
+/// A variable of the environment that says something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
 /// What a hub says instead of an answer.
@@ -30,6 +42,15 @@ struct Refused {
 pub(crate) struct Client {
     base: String,
     http: ureq::Agent,
+    bearer: Option<String>,
+}
+
+/// Whether an address stays on this machine.
+fn is_loopback(base: &str) -> bool {
+    let host = base.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
 }
 
 /// The HTTP address of a lab's hub.
@@ -78,26 +99,83 @@ impl HubArgs {
     /// A client of the hub.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let base = self.url()?;
-        if !base.starts_with("http://") {
-            bail!("{base} is no address of a hub, expected such as http://127.0.0.1:7480");
+        if !base.starts_with("http://") && !base.starts_with("https://") {
+            bail!("{base} is no address of a hub, expected such as https://hub.example:7480");
         }
-        Ok(Client::at(&base))
+        let token = self.token()?;
+        if token.is_some() && base.starts_with("http://") && !is_loopback(&base) {
+            bail!("a token would go to {base} in the clear; use an address that begins with https://");
+        }
+        let ca = self.ca.clone().or_else(|| variable("SELVEDGE_CA").map(PathBuf::from));
+        let ca = ca.map(|path| crate::cmd::hub::text(&path)).transpose()?;
+        Client::new(&base, token, ca.as_deref())
+    }
+
+    /// What shows the hub who asks. Not an argument: those are seen by everybody on the machine.
+    fn token(&self) -> anyhow::Result<Option<String>> {
+        let file = self.token_file.clone().or_else(|| variable("SELVEDGE_TOKEN_FILE").map(PathBuf::from));
+        let token = match file {
+            Some(path) => Some(crate::cmd::hub::text(&path)?),
+            None => variable("SELVEDGE_TOKEN"),
+        };
+        Ok(token.map(|t| t.trim().to_owned()))
     }
 }
 
 impl Client {
     /// A client of the hub at this address.
-    pub(crate) fn at(base: &str) -> Client {
+    pub(crate) fn at(base: &str) -> anyhow::Result<Client> {
+        Client::new(base, None, None)
+    }
+
+    fn new(base: &str, token: Option<String>, ca: Option<&str>) -> anyhow::Result<Client> {
+        let roots = match ca {
+            None => ureq::tls::RootCerts::PlatformVerifier,
+            Some(pem) => {
+                let mut certs = Vec::new();
+                for item in ureq::tls::parse_pem(pem.as_bytes()) {
+                    if let ureq::tls::PemItem::Certificate(cert) =
+                        item.context("the authority cannot be read")?
+                    {
+                        certs.push(cert);
+                    }
+                }
+                if certs.is_empty() {
+                    bail!("the file of the authority has no certificate, expected PEM such as ca.pem");
+                }
+                certs.into()
+            }
+        };
+        if base.starts_with("https://") {
+            // An error says only that one was chosen before.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(ANSWER_WITHIN))
             .http_status_as_error(false)
+            // A token is for this hub and nobody it may point to.
+            .max_redirects(0)
+            .tls_config(ureq::tls::TlsConfig::builder().root_certs(roots).build())
             .build();
-        Client { base: base.to_owned(), http: config.into() }
+        let bearer = token.map(|t| format!("Bearer {t}"));
+        Ok(Client { base: base.to_owned(), http: config.into(), bearer })
+    }
+
+    fn sending(&self, path: &str) -> ureq::RequestBuilder<ureq::typestate::WithBody> {
+        let request = self.http.post(format!("{}{path}", self.base));
+        match &self.bearer {
+            Some(bearer) => request.header("authorization", bearer),
+            None => request,
+        }
     }
 
     /// Asks for a page of the API.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let answer = self.http.get(format!("{}{path}", self.base)).call();
+        let mut request = self.http.get(format!("{}{path}", self.base));
+        if let Some(bearer) = &self.bearer {
+            request = request.header("authorization", bearer);
+        }
+        let answer = request.call();
         self.read(answer)
     }
 
@@ -107,7 +185,7 @@ impl Client {
         path: &str,
         body: &impl serde::Serialize,
     ) -> anyhow::Result<T> {
-        let answer = self.http.post(format!("{}{path}", self.base)).send_json(body);
+        let answer = self.sending(path).send_json(body);
         self.read(answer)
     }
 
@@ -117,7 +195,7 @@ impl Client {
         path: &str,
         body: &impl serde::Serialize,
     ) -> anyhow::Result<(Vec<u8>, bool)> {
-        let answer = self.http.post(format!("{}{path}", self.base)).send_json(body);
+        let answer = self.sending(path).send_json(body);
         let (bytes, headers) = self.bytes(answer)?;
         let truncated = headers.get("x-selvedge-truncated").is_some_and(|v| v.as_bytes() == b"true");
         Ok((bytes, truncated))
@@ -138,6 +216,12 @@ impl Client {
             .with_context(|| format!("the answer of {} cannot be read", self.base))?;
         if !answer.status().is_success() {
             match serde_json::from_slice::<Refused>(&bytes) {
+                Ok(refused) if answer.status() == 401 && self.bearer.is_none() => {
+                    bail!(
+                        "{}: give a token with --token-file; `selvedge access token` makes one",
+                        refused.error
+                    )
+                }
                 Ok(refused) => bail!("{}", refused.error),
                 Err(_) => bail!("the hub at {} answered {}", self.base, answer.status()),
             }

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+mod access;
 mod agent;
 mod bench;
 mod cert;
@@ -11,7 +12,7 @@ mod diagnose;
 mod explain;
 mod fabric;
 mod guide;
-mod hub;
+pub(crate) mod hub;
 mod incidents;
 mod lab;
 mod paths;
@@ -56,6 +57,8 @@ enum Command {
     Hub(hub::Args),
     /// Make the certificates agents and hub trust each other by
     Cert(cert::Args),
+    /// Who may use a hub: people, tokens, tenants
+    Access(access::Args),
     /// What a traced connection did, millisecond by millisecond and path by path
     Timeline(timeline::Args),
     /// Measure this machine
@@ -90,6 +93,7 @@ impl Cli {
             Command::Agent(args) => agent::run(args),
             Command::Hub(args) => hub::run(args),
             Command::Cert(args) => cert::run(args),
+            Command::Access(args) => access::run(args),
             Command::Timeline(args) => timeline::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Completions(args) => completions::run(args),

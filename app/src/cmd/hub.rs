@@ -16,8 +16,9 @@ const AFTER: &str = "Examples:
       --http 127.0.0.1:7480 --cert hub.pem --key hub.key --ca ca.pem
   selvedge hub ... --record today.selvrec      then: selvedge diagnose today.selvrec
 
-Agents connect to --grpc with certificates made by `selvedge cert`; people and programs ask --http, which has
-neither encryption nor passwords and is therefore a loopback address unless --http-insecure says otherwise.
+Agents connect to --grpc with certificates made by `selvedge cert`; people and programs ask --http. With --access they
+log in, over TLS; without it everybody who reaches --http is the hub's operator, and it must be a loopback address
+unless --http-insecure says otherwise. The access file and the certificate of the pages are read again when they change.
 SIGTERM stops it in order; after a crash it continues with the incidents it had.
 The log goes to standard error; SELVEDGE_LOG=debug says more, SELVEDGE_LOG_FORMAT=json says it for machines.
 Exit codes: 0 stopped in order, 1 it could not start or go on.";
@@ -43,9 +44,25 @@ pub(crate) struct Args {
     /// Where Arrow Flight SQL is served, for ADBC, JDBC and Grafana; nowhere if not given
     #[arg(long, value_name = "ADDR")]
     flight: Option<SocketAddr>,
-    /// Answer questions on an address other machines can reach, without encryption or passwords
+    /// Who may use the hub: a file made by `selvedge access`
+    #[arg(long, value_name = "FILE")]
+    access: Option<PathBuf>,
+    /// Certificate for --http and --flight, one that browsers trust; with --access, --cert where it is left out
+    #[arg(long, value_name = "FILE", requires = "http_key")]
+    http_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "http_cert")]
+    http_key: Option<PathBuf>,
+    /// A name browsers reach the hub by, where a proxy stands before it; may be repeated
+    #[arg(long, value_name = "NAME")]
+    http_name: Vec<String>,
+    /// Serve --http and --flight without TLS, as behind a proxy that has it, or without users on an address other
+    /// machines can reach
     #[arg(long)]
     http_insecure: bool,
+    /// Key of the pseudonyms that stand for addresses in the tables; made if it is not there, default DATA/address.key
+    #[arg(long, value_name = "FILE")]
+    address_key: Option<PathBuf>,
     /// The hub's certificate
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
@@ -110,11 +127,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let scenario = Scenario::parse(&text(&args.fabric)?)
         .map_err(|e| anyhow::anyhow!("{}:{e}", args.fabric.display()))?;
     let window = Duration::from_nanos(scenario.probe.window.0);
+    // With users there are passwords on the wire: not in the clear, unless that is asked for.
+    let own = (args.access.is_some() && !args.http_insecure).then(|| (args.cert.clone(), args.key.clone()));
+    let web_tls = args.http_cert.zip(args.http_key).or(own).map(|(cert, key)| hub::WebTls { cert, key });
     let mut config = hub::Config {
         grpc: args.grpc,
         http: args.http,
         flight: args.flight,
+        web_tls,
         http_insecure: args.http_insecure,
+        http_names: args.http_name,
+        access: args.access,
+        address_key: args.address_key,
         cert_pem: text(&args.cert)?,
         key_pem: text(&args.key)?,
         ca_pem: text(&args.ca)?,

@@ -2,11 +2,12 @@
 //!
 //! Invariants: every route is in the document at `/api/v1/openapi.json`; an error is JSON
 //! `{"error": "..."}` that says what was expected; a list is limited in length.
-//! Absent on purpose: passwords. The listener is a loopback one unless the operator says otherwise.
+//! Who may ask what is decided before, by the `guard`.
 
 use crate::agents::Agents;
 use crate::book::ordered;
 use crate::desk::{Busy, Desk, DeskHandle};
+use crate::guard::{self, Guard, Principal};
 use crate::incident::{ComponentKind, Incident, Judgement};
 use crate::keeper::Keeper;
 use crate::measured::Measurement;
@@ -18,7 +19,7 @@ use crate::view::{
 use crate::{ask, care, map, matrix, now, pages};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -48,6 +49,7 @@ pub(crate) struct Api {
     pub metrics: Arc<Metrics>,
     pub silent_after: Duration,
     pub tables: Arc<Tables>,
+    pub guard: Arc<Guard>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -92,7 +94,13 @@ impl Api {
         ask::schema,
         pages::docs,
         pages::doc_page,
-        pages::me,
+        guard::login::me,
+        guard::login::login,
+        guard::login::logout,
+        guard::oidc::sign_in,
+        guard::oidc::callback,
+        guard::reveal::reveal,
+        guard::hook::hook,
         openapi,
         metrics,
         healthz,
@@ -130,12 +138,19 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v1/schema", get(ask::schema))
         .route("/api/v1/docs/index", get(pages::docs))
         .route("/api/v1/docs/page", get(pages::doc_page))
-        .route("/api/v1/me", get(pages::me))
+        .route("/api/v1/me", get(guard::me))
+        .route("/api/v1/login", post(guard::login))
+        .route("/api/v1/login/oidc", get(guard::sign_in))
+        .route("/api/v1/login/callback", get(guard::callback))
+        .route("/api/v1/logout", post(guard::logout))
+        .route("/api/v1/reveal", post(guard::reveal))
+        .route("/api/v1/hooks/{name}", post(guard::hook))
         .route("/api/v1/openapi.json", get(openapi))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(pages::page)
+        .layer(axum::middleware::from_fn_with_state(api.clone(), guard::door))
         .with_state(api)
         .layer(axum::middleware::from_fn(pages::strict))
 }
@@ -145,22 +160,44 @@ pub(crate) fn router(api: Api) -> Router {
 pub(crate) struct Problem {
     status: StatusCode,
     error: String,
+    login: Option<&'static str>,
 }
 
 #[derive(Serialize, ToSchema)]
 struct ErrorView {
     /// What was expected, and what to do.
     error: String,
+    /// Where a login is wanted: `local` or `oidc`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login: Option<&'static str>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Problem { status, error: error.into() }
+        Problem { status, error: error.into(), login: None }
+    }
+
+    /// What was said.
+    pub(crate) fn said(&self) -> &str {
+        &self.error
+    }
+
+    /// Says how to log in.
+    pub(crate) fn wanting(self, login: &'static str) -> Self {
+        Problem { login: Some(login), ..self }
     }
 }
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, Json(ErrorView { error: self.error })).into_response()
+        let mut response =
+            (self.status, Json(ErrorView { error: self.error, login: self.login })).into_response();
+        let (name, value) = match self.status {
+            StatusCode::UNAUTHORIZED => (header::WWW_AUTHENTICATE, "Bearer"),
+            StatusCode::TOO_MANY_REQUESTS => (header::RETRY_AFTER, "60"),
+            _ => return response,
+        };
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response
     }
 }
 impl From<Busy> for Problem {
@@ -194,7 +231,11 @@ struct IncidentQuery {
 /// Incidents: open before closed, most confident first.
 #[utoipa::path(get, path = "/api/v1/incidents", params(IncidentQuery),
     responses((status = 200, body = Vec<IncidentView>), (status = 400, body = ErrorView)))]
-async fn incidents(State(api): State<Api>, query: Asked<IncidentQuery>) -> Answer<Vec<IncidentView>> {
+async fn incidents(
+    State(api): State<Api>,
+    who: Principal,
+    query: Asked<IncidentQuery>,
+) -> Answer<Vec<IncidentView>> {
     api.metrics.requests.inc();
     let Query(query) = query?;
     let open = match query.state.as_deref() {
@@ -208,7 +249,11 @@ async fn incidents(State(api): State<Api>, query: Asked<IncidentQuery>) -> Answe
     };
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
     let published = api.keeper.published();
-    let wanted = published.values().filter(|i| open.is_none_or(|o| i.is_open() == o));
+    let seen = |i: &&Incident| match api.fabric.component_by_name(&i.component.name) {
+        Some(component) => who.sight.sees(&api.fabric, component),
+        None => who.tenant.is_none(),
+    };
+    let wanted = published.values().filter(|i| open.is_none_or(|o| i.is_open() == o)).filter(seen);
     Ok(Json(ordered(wanted).into_iter().take(limit).map(IncidentView::new).collect()))
 }
 

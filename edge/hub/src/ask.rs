@@ -5,6 +5,7 @@
 //! that goes away ends its question.
 
 use crate::api::{Api, Problem};
+use crate::guard::Principal;
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -83,6 +84,7 @@ pub struct QueryView {
         (status = 422, description = "it took too long or too much")))]
 pub(crate) async fn query(
     State(api): State<Api>,
+    who: Principal,
     body: Result<Json<QueryRequest>, JsonRejection>,
 ) -> Result<Response, Problem> {
     api.metrics.requests.inc();
@@ -99,7 +101,10 @@ pub(crate) async fn query(
         within: asked.within_s.map_or(WITHIN_MAX, Duration::from_secs).min(WITHIN_MAX),
     };
     let begun = Instant::now();
-    let mut answer = api.tables.ask(&asked.sql, limits).await?;
+    let mut answer = api.tables.ask_as(&who.sight, &asked.sql, limits).await?;
+    if answer.is_sensitive() {
+        api.guard.audit.done(&who.by(), "query", &asked.sql, "").await?;
+    }
     let (mut batches, mut bytes, mut cut) = (Vec::<RecordBatch>::new(), 0, false);
     while let Some(batch) = answer.next().await {
         let batch = batch?;
@@ -237,7 +242,13 @@ pub(crate) fn schema_view() -> SchemaView {
 
 /// What may be asked about: tables, columns, functions, and worked questions.
 #[utoipa::path(get, path = "/api/v1/schema", responses((status = 200, body = SchemaView)))]
-pub(crate) async fn schema(State(api): State<Api>) -> Json<SchemaView> {
+pub(crate) async fn schema(State(api): State<Api>, who: Principal) -> Json<SchemaView> {
     api.metrics.requests.inc();
-    Json(schema_view())
+    let mut view = schema_view();
+    if !who.sight.sensitive {
+        let hidden = |name: &str| tables::schema::Table::by_name(name).is_some_and(|t| t.is_sensitive());
+        view.tables.retain(|t| !hidden(&t.name));
+        view.examples.retain(|q| !q.sql.contains("from audit"));
+    }
+    Json(view)
 }

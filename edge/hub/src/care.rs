@@ -6,6 +6,7 @@
 //! Invariants: a text of a person has at most [`TEXT_MAX`] characters; a series has at most [`POINTS_MAX`] points.
 
 use crate::api::{Api, Problem, no_incident, number};
+use crate::guard::Principal;
 use crate::incident::{Act, ComponentKind, Incident, Judgement};
 use crate::view::{HurtView, IncidentDetail, IncidentView, time};
 use axum::Json;
@@ -29,9 +30,6 @@ const AROUND_NS: u64 = 30_000_000_000;
 /// A page asks for these on the way: better late than never, but not for long.
 const LIMITS: Limits = Limits { rows: 200_000, within: Duration::from_secs(8) };
 
-/// Who acts, as long as the hub has no users.
-const SOMEBODY: &str = "somebody";
-
 type Answer<T> = Result<Json<T>, Problem>;
 type Body<T> = Result<Json<T>, JsonRejection>;
 
@@ -47,12 +45,17 @@ fn text(what: &str, text: String, max: usize, may_be_empty: bool) -> Result<Stri
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, problem))
 }
 
-async fn act(api: Api, id: String, act: Act) -> Answer<IncidentDetail> {
+async fn act(api: Api, who: Principal, id: String, act: Act) -> Answer<IncidentDetail> {
     api.metrics.requests.inc();
     let n = number(&id)?;
+    if !api.keeper.published().contains_key(&n) {
+        return Err(no_incident(&id));
+    }
+    api.guard.audit.done(&who.by(), act.word(), &format!("inc-{n}"), &act.said()).await?;
+    let name = who.shown().to_owned();
     let ticket = api
         .desk
-        .ask(move |desk| desk.diagnosis.book.act(crate::wall(), n, SOMEBODY, act))
+        .ask(move |desk| desk.diagnosis.book.act(crate::wall(), n, &name, act))
         .await?
         .ok_or_else(|| no_incident(&id))?;
     api.keeper.done(ticket).await;
@@ -68,11 +71,12 @@ pub(crate) struct Nothing {}
     params(("id" = String, Path, description = "such as inc-12")), responses((status = 200, body = IncidentDetail)))]
 pub(crate) async fn acknowledge(
     State(api): State<Api>,
+    who: Principal,
     Path(id): Path<String>,
     body: Body<Nothing>,
 ) -> Answer<IncidentDetail> {
     let Json(Nothing {}) = body?;
-    act(api, id, Act::Acknowledge).await
+    act(api, who, id, Act::Acknowledge).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -86,11 +90,12 @@ pub(crate) struct AssignRequest {
     params(("id" = String, Path, description = "such as inc-12")), responses((status = 200, body = IncidentDetail)))]
 pub(crate) async fn assign(
     State(api): State<Api>,
+    who: Principal,
     Path(id): Path<String>,
     body: Body<AssignRequest>,
 ) -> Answer<IncidentDetail> {
     let Json(AssignRequest { to }) = body?;
-    act(api, id, Act::Assign { to: text("name", to, NAME_MAX, false)? }).await
+    act(api, who, id, Act::Assign { to: text("name", to, NAME_MAX, false)? }).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -104,12 +109,13 @@ pub(crate) struct SnoozeRequest {
     params(("id" = String, Path, description = "such as inc-12")), responses((status = 200, body = IncidentDetail)))]
 pub(crate) async fn snooze(
     State(api): State<Api>,
+    who: Principal,
     Path(id): Path<String>,
     body: Body<SnoozeRequest>,
 ) -> Answer<IncidentDetail> {
     let Json(SnoozeRequest { until }) = body?;
     let until_ns = parse_time(&until)?;
-    act(api, id, Act::Snooze { until_ns }).await
+    act(api, who, id, Act::Snooze { until_ns }).await
 }
 
 /// RFC 3339 as Unix nanoseconds.
@@ -136,11 +142,12 @@ pub(crate) struct CloseRequest {
     params(("id" = String, Path, description = "such as inc-12")), responses((status = 200, body = IncidentDetail)))]
 pub(crate) async fn close(
     State(api): State<Api>,
+    who: Principal,
     Path(id): Path<String>,
     body: Body<CloseRequest>,
 ) -> Answer<IncidentDetail> {
     let Json(CloseRequest { note }) = body?;
-    act(api, id, Act::Close { note: text("note", note, TEXT_MAX, true)? }).await
+    act(api, who, id, Act::Close { note: text("note", note, TEXT_MAX, true)? }).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -154,11 +161,12 @@ pub(crate) struct NoteRequest {
     params(("id" = String, Path, description = "such as inc-12")), responses((status = 200, body = IncidentDetail)))]
 pub(crate) async fn note(
     State(api): State<Api>,
+    who: Principal,
     Path(id): Path<String>,
     body: Body<NoteRequest>,
 ) -> Answer<IncidentDetail> {
     let Json(NoteRequest { text: written }) = body?;
-    act(api, id, Act::Note { text: text("note", written, TEXT_MAX, false)? }).await
+    act(api, who, id, Act::Note { text: text("note", written, TEXT_MAX, false)? }).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -175,11 +183,12 @@ pub(crate) struct LabelRequest {
     params(("id" = String, Path, description = "such as inc-12")), responses((status = 200, body = IncidentDetail)))]
 pub(crate) async fn label(
     State(api): State<Api>,
+    who: Principal,
     Path(id): Path<String>,
     body: Body<LabelRequest>,
 ) -> Answer<IncidentDetail> {
     let Json(LabelRequest { judgement, note }) = body?;
-    act(api, id, Act::Label { judgement, note: text("note", note, TEXT_MAX, true)? }).await
+    act(api, who, id, Act::Label { judgement, note: text("note", note, TEXT_MAX, true)? }).await
 }
 
 fn find(api: &Api, id: &str) -> Result<Incident, Problem> {

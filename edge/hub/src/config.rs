@@ -6,6 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Files of a certificate. They are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebTls {
+    /// The certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
 /// Settings of one hub.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -23,10 +32,19 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// Where questions are answered, default 127.0.0.1 and a free port.
     pub http: SocketAddr,
-    /// Where Arrow Flight SQL is served, default nowhere. As HTTP it has neither encryption nor passwords.
+    /// Where Arrow Flight SQL is served, default nowhere.
     pub flight: Option<SocketAddr>,
-    /// Serve HTTP and Flight, which have neither encryption nor passwords, on an address others can reach. Default false.
+    /// Certificate that HTTP and Flight are served with, default none: neither is encrypted.
+    pub web_tls: Option<WebTls>,
+    /// Serve HTTP and Flight without encryption or without users on an address others can reach. Default false.
     pub http_insecure: bool,
+    /// Names browsers may reach the hub by, besides localhost, addresses, and those of its certificate.
+    pub http_names: Vec<String>,
+    /// The access file: users, tokens, tenants, hooks. Without one everybody who reaches the hub is its operator.
+    /// It is read again when it changes.
+    pub access: Option<PathBuf>,
+    /// File with the key of addresses' pseudonyms, made where there is none; default address.key in the data directory.
+    pub address_key: Option<PathBuf>,
     /// The hub's certificate chain, PEM.
     pub cert_pem: String,
     /// Its private key, PEM.
@@ -71,7 +89,11 @@ impl Config {
             grpc: loopback,
             http: loopback,
             flight: None,
+            web_tls: None,
             http_insecure: false,
+            http_names: Vec::new(),
+            access: None,
+            address_key: None,
             cert_pem: String::new(),
             key_pem: String::new(),
             ca_pem: String::new(),

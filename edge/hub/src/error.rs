@@ -19,21 +19,26 @@ pub enum HubError {
     },
     /// HTTP would be open to others.
     #[error(
-        "HTTP on {addr} could be reached from other machines, and it has neither encryption nor passwords; \
-         use a loopback address behind a proxy, or say --http-insecure"
+        "{addr} could be reached from other machines, and the hub has no {missing}; give it --access and \
+         --http-cert, use a loopback address behind a proxy, or say --http-insecure"
     )]
     NotLoopback {
         /// The address asked for.
         addr: SocketAddr,
+        /// `users` or `certificate for HTTP`.
+        missing: &'static str,
     },
+    /// The access file cannot be used.
+    #[error(transparent)]
+    Access(#[from] crate::guard::access::AccessError),
     /// Certificate, key or authority do not work.
     #[error("the certificates cannot be used: {reason}")]
     Tls {
         /// What the TLS library said.
         reason: String,
     },
-    /// A file cannot be written.
-    #[error("cannot write {}: {kind}", path.display())]
+    /// A file cannot be written, or read.
+    #[error("cannot use {}: {kind}", path.display())]
     File {
         /// Which.
         path: PathBuf,

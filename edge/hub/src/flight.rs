@@ -2,9 +2,12 @@
 //!
 //! How: arrow-flight's service; a ticket and a prepared statement's handle are the statement itself, so nothing is kept
 //! between two calls. The tables' room refuses everything that does more than read.
-//! Invariants: an answer keeps to [`LIMITS`]; a client that goes away ends its question.
+//! Who calls is known by a bearer token, or by the session that a handshake with name and password begins.
+//! Invariants: an answer keeps to [`LIMITS`]; a client that goes away ends its question; nobody is answered whom
+//! [`caller`] does not know.
 //! Absent on purpose: parameters of prepared statements, transactions and updates.
 
+use crate::guard::{By, Guard, Need, Principal, address_of};
 use crate::metrics::Metrics;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
@@ -17,9 +20,16 @@ use arrow_flight::sql::{
     CommandGetTableTypes, CommandGetTables, CommandPreparedStatementQuery, CommandStatementQuery,
     ProstMessageExt, SqlInfo, TicketStatementQuery,
 };
-use arrow_flight::{Action, FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
+use arrow_flight::{
+    Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage,
+    SchemaAsIpc, Ticket,
+};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use futures_util::stream::{TryStreamExt as _, once, unfold};
 use prost::Message as _;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tables::arrow::array::RecordBatch;
@@ -27,7 +37,7 @@ use tables::arrow::datatypes::SchemaRef;
 use tables::arrow::ipc::writer::IpcWriteOptions;
 use tables::schema::TABLES;
 use tables::{Limits, Tables, TablesError};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 const LIMITS: Limits = Limits { rows: 10_000_000, within: Duration::from_secs(300) };
 const CATALOG: &str = "selvedge";
@@ -49,6 +59,61 @@ static INFO: LazyLock<Option<SqlInfoData>> = LazyLock::new(|| {
 pub(crate) struct Flight {
     pub tables: Arc<Tables>,
     pub metrics: Arc<Metrics>,
+    pub guard: Arc<Guard>,
+}
+
+/// How a client said who it is.
+#[derive(Clone, Debug)]
+enum Caller {
+    /// By a token, or a session's id.
+    Known(Box<Principal>),
+    /// By name and password, which a handshake changes for a session.
+    Password(Option<IpAddr>, String, String),
+}
+
+/// Looks at who calls, before anything else is done.
+pub(crate) fn caller(guard: &Guard, mut request: Request<()>) -> Result<Request<()>, Status> {
+    let address = address_of(request.remote_addr());
+    let nobody = By { address, auth: "none", ..By::default() };
+    if guard.is_too_fast(address) {
+        guard.audit.refused(nobody, "request", "flight", "too_fast");
+        return Err(Status::resource_exhausted("too many requests; wait a second"));
+    }
+    let said = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let caller = match said.as_deref().and_then(|v| v.strip_prefix("Basic ")) {
+        Some(encoded) if guard.is_closed() => {
+            let both = BASE64.decode(encoded.trim()).ok().and_then(|b| String::from_utf8(b).ok());
+            let both = both.as_deref().and_then(|b| b.split_once(':'));
+            let (name, password) =
+                both.ok_or_else(|| Status::unauthenticated("expected name:password in Base64"))?;
+            Caller::Password(address, name.to_owned(), password.to_owned())
+        }
+        _ => {
+            let said = said.filter(|_| guard.is_closed());
+            let known = guard.known(said.as_deref(), None, address).map_err(|why| {
+                guard.audit.refused(nobody, "request", "flight", why);
+                Status::unauthenticated(format!(
+                    "{why}: expected authorization: Bearer TOKEN, or name and password"
+                ))
+            })?;
+            if let Err(error) = known.may(Need::Query) {
+                guard.audit.refused(known.by(), "request", "flight", "role");
+                return Err(Status::permission_denied(error));
+            }
+            Caller::Known(Box::new(known))
+        }
+    };
+    request.extensions_mut().insert(caller);
+    Ok(request)
+}
+
+fn who<T>(request: &Request<T>) -> Result<Principal, Status> {
+    match request.extensions().get::<Caller>() {
+        Some(Caller::Known(who)) => Ok(who.as_ref().clone()),
+        _ => {
+            Err(Status::unauthenticated("a password is for the handshake, which gives a token for the rest"))
+        }
+    }
 }
 
 type Stream = <Flight as FlightService>::DoGetStream;
@@ -96,9 +161,12 @@ fn one(batch: RecordBatch) -> Response<Stream> {
 }
 
 impl Flight {
-    async fn statement(&self, sql: &str) -> Result<Response<Stream>, Status> {
+    async fn statement(&self, who: &Principal, sql: &str) -> Result<Response<Stream>, Status> {
         self.metrics.requests.inc();
-        let answer = self.tables.ask(sql, LIMITS).await.map_err(|e| status(&e))?;
+        let answer = self.tables.ask_as(&who.sight, sql, LIMITS).await.map_err(|e| status(&e))?;
+        if answer.is_sensitive() {
+            self.guard.audit.done(&who.by(), "query", sql, "").await.map_err(|e| status(&e))?;
+        }
         let schema = answer.schema();
         let batches = unfold(Some(answer), |answer| async move {
             let mut answer = answer?;
@@ -120,11 +188,13 @@ impl Flight {
     async fn statement_info(
         &self,
         sql: &str,
-        descriptor: FlightDescriptor,
+        request: Request<FlightDescriptor>,
         ticket: Vec<u8>,
     ) -> Result<Response<FlightInfo>, Status> {
         self.metrics.requests.inc();
-        let schema = self.tables.columns(sql).await.map_err(|e| status(&e))?;
+        let sight = who(&request)?.sight;
+        let descriptor = request.into_inner();
+        let schema = self.tables.columns(&sight, sql).await.map_err(|e| status(&e))?;
         info(&schema, ticket, descriptor)
     }
 }
@@ -133,30 +203,58 @@ impl Flight {
 impl FlightSqlService for Flight {
     type FlightService = Flight;
 
+    async fn do_handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<
+        Response<Pin<Box<dyn futures_util::Stream<Item = Result<HandshakeResponse, Status>> + Send>>>,
+        Status,
+    > {
+        self.metrics.requests.inc();
+        let bearer = match request.extensions().get::<Caller>() {
+            Some(Caller::Password(address, name, password)) => {
+                let begun = self.guard.log_in(name, password.clone(), *address).await;
+                Some(begun.map_err(|problem| Status::unauthenticated(problem.said()))?)
+            }
+            Some(Caller::Known(_)) => None,
+            None => return Err(Status::unauthenticated("expected name and password")),
+        };
+        let payload = bearer.clone().unwrap_or_default();
+        let answer = HandshakeResponse { protocol_version: 0, payload: payload.into() };
+        let mut response: Response<Pin<Box<dyn futures_util::Stream<Item = _> + Send>>> =
+            Response::new(Box::pin(once(async move { Ok(answer) })));
+        if let Some(token) = bearer {
+            let value = format!("Bearer {token}").parse().map_err(broken)?;
+            response.metadata_mut().insert("authorization", value);
+        }
+        Ok(response)
+    }
+
     async fn get_flight_info_statement(
         &self,
         query: CommandStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let ticket = TicketStatementQuery { statement_handle: query.query.clone().into() };
-        self.statement_info(&query.query, request.into_inner(), ticket.as_any().encode_to_vec()).await
+        self.statement_info(&query.query, request, ticket.as_any().encode_to_vec()).await
     }
 
     async fn do_get_statement(
         &self,
         ticket: TicketStatementQuery,
-        _: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<Stream>, Status> {
-        self.statement(&text(&ticket.statement_handle)?).await
+        self.statement(&who(&request)?, &text(&ticket.statement_handle)?).await
     }
 
     async fn do_action_create_prepared_statement(
         &self,
         query: ActionCreatePreparedStatementRequest,
-        _: Request<Action>,
+        request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         self.metrics.requests.inc();
-        let schema = self.tables.columns(&query.query).await.map_err(|e| status(&e))?;
+        let schema =
+            self.tables.columns(&who(&request)?.sight, &query.query).await.map_err(|e| status(&e))?;
         let options = IpcWriteOptions::default();
         let message: IpcMessage = SchemaAsIpc::new(&schema, &options).try_into().map_err(broken)?;
         Ok(ActionCreatePreparedStatementResult {
@@ -180,15 +278,15 @@ impl FlightSqlService for Flight {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let sql = text(&command.prepared_statement_handle)?;
-        self.statement_info(&sql, request.into_inner(), command.as_any().encode_to_vec()).await
+        self.statement_info(&sql, request, command.as_any().encode_to_vec()).await
     }
 
     async fn do_get_prepared_statement(
         &self,
         command: CommandPreparedStatementQuery,
-        _: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Result<Response<Stream>, Status> {
-        self.statement(&text(&command.prepared_statement_handle)?).await
+        self.statement(&who(&request)?, &text(&command.prepared_statement_handle)?).await
     }
 
     async fn get_flight_info_catalogs(

@@ -107,6 +107,32 @@ pub(crate) enum Act {
     Label { judgement: Judgement, note: String },
 }
 
+impl Act {
+    /// As the audit table says it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Act::Acknowledge => "acknowledge",
+            Act::Assign { .. } => "assign",
+            Act::Snooze { .. } => "snooze",
+            Act::Close { .. } => "close",
+            Act::Note { .. } => "note",
+            Act::Label { .. } => "label",
+        }
+    }
+
+    /// What was said with it.
+    pub(crate) fn said(&self) -> String {
+        match self {
+            Act::Acknowledge => String::new(),
+            Act::Assign { to } => format!("to {to}"),
+            Act::Snooze { until_ns } => format!("until {}", crate::view::time(*until_ns)),
+            Act::Close { note } => note.clone(),
+            Act::Note { text } => text.clone(),
+            Act::Label { judgement, note } => format!("{judgement:?} {note}").to_lowercase(),
+        }
+    }
+}
+
 /// Who looks after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Care {

@@ -11,6 +11,7 @@
 
 use crate::agents::{Agents, StreamId, Take};
 use crate::desk::DeskHandle;
+use crate::guard::{By, Guard, address_of};
 use crate::keeper::Keeper;
 use crate::metrics::{Metrics, Why};
 use crate::rows::{self, Loss, Sorted};
@@ -54,6 +55,7 @@ pub(crate) struct IngestService {
     pub keeper: Keeper,
     pub metrics: Arc<Metrics>,
     pub tables: Arc<Tables>,
+    pub guard: Arc<Guard>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -152,10 +154,12 @@ impl Ingest for IngestService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let address = address_of(request.remote_addr());
         let name = match certified_name(&request) {
             Ok(name) => name,
             Err(status) => {
                 self.metrics.streams_refused.get_or_create(&Why { reason: "certificate" }).inc();
+                self.guard.audit.refused(By { address, ..By::default() }, "connect", "agents", "certificate");
                 return Err(status);
             }
         };
@@ -169,6 +173,8 @@ impl Ingest for IngestService {
             keeper: self.keeper.clone(),
             metrics: Arc::clone(&self.metrics),
             tables: Arc::clone(&self.tables),
+            guard: Arc::clone(&self.guard),
+            by: By { who: name.chars().take(64).collect(), role: "", auth: "certificate", address },
             stopping: self.stopping.clone(),
         };
         tokio::spawn(async move {
@@ -202,6 +208,8 @@ struct Welcome {
     keeper: Keeper,
     metrics: Arc<Metrics>,
     tables: Arc<Tables>,
+    guard: Arc<Guard>,
+    by: By,
     stopping: watch::Receiver<bool>,
 }
 
@@ -211,6 +219,7 @@ impl Welcome {
     async fn refuse(&self, answers: &Answers, why: &'static str, reason: String) {
         tracing::warn!(%reason, "an agent is refused");
         self.metrics.streams_refused.get_or_create(&Why { reason: why }).inc();
+        self.guard.audit.refused(self.by.clone(), "connect", "agents", why);
         let _ = answers.send(Ok(refusal(reason, 0))).await;
     }
 

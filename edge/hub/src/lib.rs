@@ -1,15 +1,15 @@
 //! The hub: takes what agents observed, diagnoses as it arrives, keeps incidents, and answers questions.
 //!
 //! How: one tokio thread serves two listeners, gRPC with mutual TLS for agents (`ingest`) and HTTP for
-//! people and programs (`http`). Everything that decides lives on one other thread, the `desk`: it owns the diagnosis
+//! people and programs (`http`), who pass the `guard`. Everything that decides lives on one other thread, the `desk`: it owns the diagnosis
 //! engine and the incident book, and is reached through one bounded queue. A third, the `keeper`, writes incidents to
 //! disk and publishes them, so that a slow disk holds up nothing else.
 //!
 //! Invariants: observations sent = stored + counted losses, each loss by its reason; an incident is on disk (fsync)
 //! before anybody is told of it being opened, closed or reopened; an agent speaks only for the host its certificate
 //! names; the same recording gives the same verdicts ([`replay`]); every queue and table is bounded.
-//! Absent on purpose: configuration files and the environment (`app` reads them), storage of raw observations
-//! (only `Config::record` keeps them), and any probing.
+//! Absent on purpose: configuration files and the environment (`app` reads them; but for what changes while the hub runs:
+//! the access file and the certificate of its pages), and any probing.
 #![forbid(unsafe_code)]
 
 mod agents;
@@ -22,6 +22,7 @@ mod desk;
 mod diagnosis;
 mod error;
 mod flight;
+mod guard;
 mod guide;
 mod http;
 mod incident;
@@ -44,12 +45,13 @@ mod view;
 
 pub use ask::{ColumnView, QueryView, Question, SchemaColumn, SchemaFunction, SchemaTable, SchemaView};
 pub use care::{RetrospectiveView, SeriesView, SideView};
-pub use config::Config;
+pub use config::{Config, WebTls};
 pub use error::{HubError, StoreError};
+pub use guard::{MeView, access};
 pub use map::{HealthView, LinksHealthView, MapLinksView, MapView, NodesView, SpanView};
 pub use matrix::{MatrixView, PatternView};
 pub use now::{AgentsView, ChangeView, IngestView, NowView, PlaneView};
-pub use pages::{DocEntry, DocView, MeView};
+pub use pages::{DocEntry, DocView};
 pub use replay::{ReplayError, Replayed, replay};
 pub use serve::{Bound, serve};
 pub use view::{

@@ -5,6 +5,7 @@
 //! Invariants: a pair that is not listed was not measured; a pattern rests on at least [`CELLS_MIN`] measured cells.
 
 use crate::api::{Api, Problem};
+use crate::guard::Principal;
 use crate::view::time;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -82,6 +83,7 @@ pub struct MatrixView {
 #[utoipa::path(get, path = "/api/v1/matrix", params(MatrixQuery), responses((status = 200, body = MatrixView)))]
 pub(crate) async fn matrix(
     State(api): State<Api>,
+    who: Principal,
     query: Result<Query<MatrixQuery>, QueryRejection>,
 ) -> Result<Json<MatrixView>, Problem> {
     api.metrics.requests.inc();
@@ -110,7 +112,7 @@ pub(crate) async fn matrix(
         now.saturating_sub(window * 1_000_000)
     );
     let mut cells: Vec<Cell> = Vec::new();
-    for batch in api.tables.ask(&sql, LIMITS).await?.all().await? {
+    for batch in api.tables.ask_as(&who.sight, &sql, LIMITS).await?.all().await? {
         let text = |c: usize| batch.column(c).as_string::<i32>();
         let long = |c: usize, row: usize| {
             u64::try_from(batch.column(c).as_primitive::<Int64Type>().value(row)).unwrap_or(0)
@@ -136,7 +138,9 @@ pub(crate) async fn matrix(
         Some(api.fabric.nic_leaf_port(nic).0)
     };
     let all_hosts = (by == "host").then(|| {
-        (0..api.fabric.shape.hosts).map(|h| api.fabric.host_name(wire::HostId(h))).collect::<Vec<String>>()
+        let seen = |h: &wire::HostId| who.sight.sees(&api.fabric, wire::Component::Host(*h));
+        let hosts = (0..api.fabric.shape.hosts).map(wire::HostId).filter(seen);
+        hosts.map(|h| api.fabric.host_name(h)).collect::<Vec<String>>()
     });
     Ok(Json(view(by, all_hosts, cells, leaf_of)))
 }

@@ -151,31 +151,3 @@ pub(crate) async fn doc_page(
     };
     doc(&path).map(Json).ok_or_else(missing)
 }
-
-/// Who is asking.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct MeView {
-    /// Name; empty where the hub has no users.
-    pub name: String,
-    /// `viewer`, `operator` or `admin`.
-    pub role: String,
-    /// `none`, `session` or `token`.
-    pub auth: String,
-    /// Goes with every change as x-selvedge-csrf; empty where none is needed.
-    pub csrf: String,
-    /// How to log in: `none`, `local` or `oidc`.
-    pub login: String,
-}
-
-/// Who is asking. A hub without users takes everybody who reaches its loopback address for its operator.
-#[utoipa::path(get, path = "/api/v1/me", responses((status = 200, body = MeView)))]
-pub(crate) async fn me(State(api): State<Api>) -> Json<MeView> {
-    api.metrics.requests.inc();
-    Json(MeView {
-        name: String::new(),
-        role: "operator".to_owned(),
-        auth: "none".to_owned(),
-        csrf: String::new(),
-        login: "none".to_owned(),
-    })
-}

@@ -7,6 +7,7 @@
 use crate::incident::{Incident, Judgement, kind_word};
 use diagnose::LinkHealth;
 use fabric::{Device, Fabric, Node};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tables::arrow::array::{
@@ -38,10 +39,26 @@ pub(crate) struct Loss {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ChangeRow {
     pub at: Nanos,
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     pub subject: String,
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     pub text: String,
+}
+
+/// Something somebody did, or was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AuditRow {
+    pub at: Nanos,
+    pub who: String,
+    pub role: &'static str,
+    pub auth: &'static str,
+    pub address: Option<String>,
+    pub address_key: Option<String>,
+    pub act: &'static str,
+    pub subject: String,
+    pub outcome: &'static str,
+    pub reason: String,
+    pub times: u32,
 }
 
 fn part(table: &'static Table, columns: Vec<ArrayRef>) -> Part {
@@ -314,10 +331,34 @@ pub(crate) fn changes(rows: &[ChangeRow]) -> Part {
         &schema::CHANGE,
         vec![
             times(r().map(|c| micros(c.at))),
-            texts(r().map(|c| c.kind)),
+            texts(r().map(|c| &*c.kind)),
             texts(r().map(|c| c.subject.as_str())),
-            texts(r().map(|c| c.what)),
+            texts(r().map(|c| &*c.what)),
             texts(r().map(|c| c.text.as_str())),
+        ],
+    )
+}
+
+/// What people and programs did.
+pub(crate) fn audit(rows: &[AuditRow]) -> Part {
+    let r = || rows.iter();
+    let may = |of: fn(&AuditRow) -> Option<&str>| -> ArrayRef {
+        Arc::new(StringArray::from_iter(rows.iter().map(of)))
+    };
+    part(
+        &schema::AUDIT,
+        vec![
+            times(r().map(|a| micros(a.at))),
+            texts(r().map(|a| a.who.as_str())),
+            texts(r().map(|a| a.role)),
+            texts(r().map(|a| a.auth)),
+            may(|a| a.address.as_deref()),
+            may(|a| a.address_key.as_deref()),
+            texts(r().map(|a| a.act)),
+            texts(r().map(|a| a.subject.as_str())),
+            texts(r().map(|a| a.outcome)),
+            texts(r().map(|a| a.reason.as_str())),
+            ints(r().map(|a| int(a.times))),
         ],
     )
 }

@@ -12,7 +12,8 @@ use crate::config::Config;
 use crate::desk::{Desk, DeskHandle, Recorder};
 use crate::diagnosis::Diagnosis;
 use crate::error::{HubError, StoreError};
-use crate::flight::Flight;
+use crate::flight::{Flight, caller};
+use crate::guard::Guard;
 use crate::http;
 use crate::ingest::{IngestService, MESSAGE_BYTES_MAX, Probing};
 use crate::keeper::Keeper;
@@ -102,9 +103,9 @@ fn begin(config: &Config, now: Nanos, tables: &Tables) -> Result<(), StoreError>
     let is_new = tables.ask_blocking(&sql, Limits::default())?.is_empty();
     let mut changes = vec![ChangeRow {
         at: now,
-        kind: "hub",
+        kind: "hub".into(),
         subject: "hub".to_owned(),
-        what: "began",
+        what: "began".into(),
         text: format!("selvedge {} watches fabric {}", env!("CARGO_PKG_VERSION"), fabric.name),
     }];
     let mut parts = Vec::new();
@@ -112,9 +113,9 @@ fn begin(config: &Config, now: Nanos, tables: &Tables) -> Result<(), StoreError>
         parts = rows::topology(fabric, now);
         changes.push(ChangeRow {
             at: now,
-            kind: "fabric",
+            kind: "fabric".into(),
             subject: fabric.name.clone(),
-            what: "changed",
+            what: "changed".into(),
             text: format!("fabric {} is watched as of epoch {:016x}", fabric.name, fabric.epoch.0),
         });
     }
@@ -183,8 +184,13 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), HubError> {
     for addr in [Some(config.http), config.flight].into_iter().flatten() {
+        let missing = match (&config.access, &config.web_tls) {
+            (None, _) => "users",
+            (_, None) => "certificate for HTTP",
+            _ => continue,
+        };
         if !addr.ip().is_loopback() && !config.http_insecure {
-            return Err(HubError::NotLoopback { addr });
+            return Err(HubError::NotLoopback { addr, missing });
         }
     }
     // Libraries bring two; an error says only that one was chosen before.
@@ -202,6 +208,12 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .concurrency_limit_per_connection(4);
 
+    let web_tls = config.web_tls.as_ref().map(http::Tls::open).transpose()?;
+    let web_cert = match &config.web_tls {
+        // Just read, and read again when it changes.
+        Some(files) => std::fs::read_to_string(&files.cert).ok(),
+        None => None,
+    };
     let metrics = Arc::new(Metrics::new());
     let agents = Arc::new(Mutex::new(Agents::default()));
     let ledger = Ledger::default();
@@ -226,6 +238,14 @@ pub async fn serve(
     };
     let ended = |e: tokio::task::JoinError| HubError::Ended { what: "tables", reason: e.to_string() };
     let Some(((desk, keeper, writing), tables)) = opened.map_err(ended)?? else { return Ok(()) };
+    let guard = Guard::new(&config, web_cert.as_deref(), Arc::clone(&tables), Arc::clone(&metrics));
+    let guard = match guard {
+        Ok(guard) => Arc::new(guard),
+        Err(e) => {
+            tables.close();
+            return Err(e);
+        }
+    };
     let (grpc, grpc_addr) = listen("agents", config.grpc).await?;
     let (web, http_addr) = listen("HTTP", config.http).await?;
     let flight = match config.flight {
@@ -254,6 +274,7 @@ pub async fn serve(
         keeper: keeper.clone(),
         metrics: Arc::clone(&metrics),
         tables: Arc::clone(&tables),
+        guard: Arc::clone(&guard),
         stopping: stopping.clone(),
     })
     .max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -274,22 +295,41 @@ pub async fn serve(
         metrics: Arc::clone(&metrics),
         silent_after: config.silent_after,
         tables: Arc::clone(&tables),
+        guard: Arc::clone(&guard),
         stopping: stopping.clone(),
     };
-    let http_server =
-        axum::serve(http::Limited::new(web, config.http_connections), http::limited(api::router(state)))
-            .with_graceful_shutdown(until(stopping.clone()));
+    let mut keeping = vec![tokio::spawn(Arc::clone(&guard).keep())];
+    keeping.extend(web_tls.clone().map(|tls| tokio::spawn(tls.keep())));
+    let web = http::Limited::new(web, config.http_connections, web_tls, Arc::clone(&guard));
+    let web = web.map_err(|e| HubError::Listen { what: "HTTP", addr: http_addr, kind: e.kind() })?;
+    let service = http::limited(api::router(state)).into_make_service_with_connect_info::<http::From>();
+    let http_server = axum::serve(web, service).with_graceful_shutdown(until(stopping.clone()));
 
     let flight_addr = flight.as_ref().map(|f| f.1);
-    let flight_task = flight.map(|(listener, _)| {
-        let service = Flight { tables: Arc::clone(&tables), metrics: Arc::clone(&metrics) };
-        let server = Server::builder().concurrency_limit_per_connection(4).serve_with_incoming_shutdown(
-            FlightServiceServer::new(service),
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            until(stopping.clone()),
-        );
-        tokio::spawn(server)
-    });
+    let flight_task = match flight {
+        None => None,
+        Some((listener, _)) => {
+            let mut server = Server::builder().concurrency_limit_per_connection(4);
+            if let (Some(files), Some(cert)) = (&config.web_tls, &web_cert) {
+                let key = std::fs::read_to_string(&files.key)
+                    .map_err(|e| HubError::File { path: files.key.clone(), kind: e.kind() })?;
+                let identity = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+                server = server.tls_config(identity.timeout(HANDSHAKE_WITHIN)).map_err(tls)?;
+            }
+            let service = Flight {
+                tables: Arc::clone(&tables),
+                metrics: Arc::clone(&metrics),
+                guard: Arc::clone(&guard),
+            };
+            let asked = Arc::clone(&guard);
+            let server = server.serve_with_incoming_shutdown(
+                FlightServiceServer::with_interceptor(service, move |r| caller(&asked, r)),
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                until(stopping.clone()),
+            );
+            Some(tokio::spawn(server))
+        }
+    };
     let mut grpc_task = tokio::spawn(grpc_server);
     let mut http_task = tokio::spawn(async move { http_server.await });
     ready(Bound { grpc: grpc_addr, http: http_addr, flight: flight_addr });
@@ -318,6 +358,10 @@ pub async fn serve(
     if let Some(task) = flight_task {
         task.abort();
     }
+    for task in keeping {
+        task.abort();
+    }
+    guard.audit.write();
     let joined = tokio::task::spawn_blocking(move || {
         handle.stop();
         let decided = thread.join().is_ok();
@@ -326,9 +370,9 @@ pub async fn serve(
         if !tables.ended() {
             let change = ChangeRow {
                 at: crate::wall(),
-                kind: "hub",
+                kind: "hub".into(),
                 subject: "hub".to_owned(),
-                what: "ended",
+                what: "ended".into(),
                 text: "stopped in order".to_owned(),
             };
             let _ = tables.append(Rows { producer: None, parts: vec![rows::changes(&[change])] });

@@ -89,9 +89,9 @@ impl Store {
             .iter()
             .map(|(host, since)| ChangeRow {
                 at: now,
-                kind: "agent",
+                kind: "agent".into(),
                 subject: format!("host{}", host.0),
-                what: if since.is_some() { "began" } else { "left" },
+                what: if since.is_some() { "began" } else { "left" }.into(),
                 text: if since.is_some() { "its agent was heard of" } else { "its agent left in order" }
                     .to_owned(),
             })

@@ -1,5 +1,7 @@
 //! A real hub, spoken to over TLS by a client that can misbehave.
 
+mod guarded;
+
 use crate::incident::Judgement;
 use crate::rpc::ingest_client::IngestClient;
 use crate::{Bound, Config, HubError, serve};
@@ -664,7 +666,7 @@ async fn http_stays_on_the_machine_unless_told_otherwise() {
     let mut config = Config::new(a_fabric(), a_directory("loopback"));
     config.http = "0.0.0.0:0".parse().unwrap();
     let got = serve(config, |_| {}, std::future::pending()).await;
-    assert_eq!(got, Err(HubError::NotLoopback { addr: "0.0.0.0:0".parse().unwrap() }));
+    assert_eq!(got, Err(HubError::NotLoopback { addr: "0.0.0.0:0".parse().unwrap(), missing: "users" }));
 }
 
 #[test]

@@ -3,12 +3,15 @@
 //! Invariants: an id that is none of this fabric gives null, never an error; every function is in [`LIST`], from which
 //! the reference page and the completion of the page *Ask* are made.
 
+use crate::query::Sight;
 use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, ListBuilder, StringArray, StringBuilder,
 };
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type};
 use datafusion::common::{DataFusionError, ScalarValue};
-use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use datafusion::logical_expr::expr_fn::SimpleScalarUDF;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Signature, Volatility, create_udf};
 use fabric::{Fabric, Node};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -179,6 +182,46 @@ fn crosses(fabric: &Fabric, path: PathId, what: Component) -> Option<bool> {
             fabric.nic_parts(from).1 == h || fabric.nic_parts(to).1 == h
         }
     })
+}
+
+/// Whether a path may be seen, by its id. Not among the functions people call.
+pub(crate) fn sees_path(sight: &Sight, fabric: &Arc<Fabric>) -> ScalarUDF {
+    let (sight, fabric) = (sight.clone(), Arc::clone(fabric));
+    of_long("sees_path", DataType::Boolean, move |ids| {
+        Arc::new(BooleanArray::from_iter(ids.iter().map(|p| p.map(|p| sight.sees_path(&fabric, path_id(p))))))
+    })
+}
+
+/// Whether a host may be seen, by its number.
+pub(crate) fn sees_host(sight: &Sight, fabric: &Arc<Fabric>) -> ScalarUDF {
+    let (sight, fabric) = (sight.clone(), Arc::clone(fabric));
+    of_long("sees_host", DataType::Boolean, move |ids| {
+        let sees = |h: i64| {
+            u32::try_from(h)
+                .is_ok_and(|h| h < fabric.shape.hosts && sight.sees(&fabric, Component::Host(HostId(h))))
+        };
+        Arc::new(BooleanArray::from_iter(ids.iter().map(|h| h.map(sees))))
+    })
+}
+
+/// Whether a component may be seen, by its name; what is none of this fabric may not.
+pub(crate) fn sees_name(sight: &Sight, fabric: &Arc<Fabric>) -> ScalarUDF {
+    let (sight, fabric) = (sight.clone(), Arc::clone(fabric));
+    let run = move |args: &[ColumnarValue]| -> Outcome {
+        let (args, constant) = arrays(args)?;
+        let names = args.first().map(|a| cast(a, &DataType::Utf8)).transpose()?;
+        let Some(names) = names.as_ref().and_then(|a| a.as_string_opt::<i32>()) else {
+            return Err(DataFusionError::Execution("expected text".to_owned()));
+        };
+        let sees = |name: &str| fabric.component_by_name(name).is_some_and(|c| sight.sees(&fabric, c));
+        given(Arc::new(BooleanArray::from_iter(names.iter().map(|n| n.map(sees)))), constant)
+    };
+    let text = Signature::uniform(
+        1,
+        vec![DataType::Utf8, DataType::Utf8View, DataType::LargeUtf8],
+        Volatility::Immutable,
+    );
+    ScalarUDF::from(SimpleScalarUDF::new_with_signature("sees_name", text, DataType::Boolean, Arc::new(run)))
 }
 
 /// The functions over one fabric.

@@ -25,7 +25,7 @@ mod tables;
 mod tests;
 
 pub use error::TablesError;
-pub use query::{Answer, Limits};
+pub use query::{Answer, Limits, Sight};
 pub use segment::{Mark, Marks};
 pub use tables::{Config, Rows, Tables, Ticket};
 

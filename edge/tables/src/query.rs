@@ -3,11 +3,12 @@
 //! How: a question gets a session of its own whose tables were taken under one lock: the Delta table as of its last
 //! commit, and the rows that are only in the log. DataFusion plans and runs it on the room's own threads.
 //! Invariants: nothing but `SELECT`, `EXPLAIN`, `SHOW` and `DESCRIBE` is run; no statement reaches a file; an answer
-//! stops at its row and time limits and says so; dropping an answer ends its work.
+//! stops at its row and time limits and says so; dropping an answer ends its work; a question sees no row its
+//! [`Sight`] does not show.
 
 use crate::error::TablesError;
 use crate::functions;
-use crate::schema::TABLES;
+use crate::schema::{DAY, TABLES, Table};
 use crate::tables::{Config, Shared};
 use arrow::array::RecordBatch;
 use arrow::compute::{CastOptions, cast_with_options};
@@ -16,19 +17,27 @@ use datafusion::catalog::{
     CatalogProvider as _, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     SchemaProvider as _, Session, TableProvider,
 };
-use datafusion::common::DataFusionError;
+use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, cast, col, lit};
+use datafusion::physical_expr::{PhysicalExpr, expressions as physical};
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use fabric::{Fabric, Node};
 use futures_util::StreamExt as _;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use wire::{Component, HostId, PathId};
 
 /// How much a question may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +54,73 @@ impl Default for Limits {
     }
 }
 
+/// Whose question it is: what it may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// Also the tables that are for administrators.
+    pub sensitive: bool,
+    /// Only what is of these hosts, or of nobody: their paths, themselves, switches and the links between them. `None`:
+    /// everything.
+    pub hosts: Option<Arc<BTreeSet<HostId>>>,
+}
+
+impl Sight {
+    /// Everything.
+    pub const ALL: Sight = Sight { sensitive: true, hosts: None };
+
+    /// Whether a component of the fabric may be seen.
+    pub fn sees(&self, fabric: &Fabric, component: Component) -> bool {
+        let Some(hosts) = &self.hosts else { return true };
+        let mine = |node: Node| match node {
+            Node::Nic(nic) => hosts.contains(&fabric.nic_parts(nic).1),
+            Node::Switch(_) => true,
+        };
+        match component {
+            Component::Host(host) => hosts.contains(&host),
+            Component::Nic(nic) => mine(Node::Nic(nic)),
+            Component::Switch(_) => true,
+            Component::Link(link) => fabric.link_ends(link).is_some_and(|(a, b)| mine(a) && mine(b)),
+        }
+    }
+
+    /// Whether both ends of a path may be seen.
+    pub fn sees_path(&self, fabric: &Fabric, path: PathId) -> bool {
+        let Some(hosts) = &self.hosts else { return true };
+        let ends = fabric.path_parts(path);
+        ends.is_some_and(|(a, b, _)| [a, b].into_iter().all(|n| hosts.contains(&fabric.nic_parts(n).1)))
+    }
+
+    /// The rows of a table that may be seen; `None` where that is all.
+    fn filter(&self, fabric: &Arc<Fabric>, table: &str) -> Option<Expr> {
+        self.hosts.as_ref()?;
+        let named = |column: &str| functions::sees_name(self, fabric).call(vec![col(column)]);
+        let producer =
+            || functions::sees_host(self, fabric).call(vec![cast(col("producer"), DataType::Int64)]);
+        Some(match table {
+            "path_observation" => functions::sees_path(self, fabric).call(vec![col("path")]),
+            "counter" => producer().and(named("component")),
+            "loss_ledger" => producer(),
+            "incident" => named("component"),
+            "link_health" | "entity" | "link" => named("name"),
+            "change" => col("kind").not_eq(lit("agent")).or(named("subject")),
+            // A table nobody thought of is not shown.
+            _ => lit(false),
+        })
+    }
+}
+
 /// What all questions share.
 pub(crate) struct Base {
     env: Arc<RuntimeEnv>,
     state: SessionState,
+    fabric: Arc<Fabric>,
+}
+
+/// A session for one question.
+pub(crate) struct Asking {
+    context: SessionContext,
+    /// Set once a table for administrators is read.
+    sensitive: Arc<AtomicBool>,
 }
 
 fn refused(e: &DataFusionError) -> TablesError {
@@ -76,30 +148,48 @@ impl Base {
         for f in functions::all(&config.fabric) {
             context.register_udf(f);
         }
-        Ok(Base { env, state: context.state() })
+        Ok(Base { env, state: context.state(), fabric: Arc::clone(&config.fabric) })
     }
 
-    /// A session that sees everything as of now.
-    pub(crate) fn session(&self, shared: &Shared) -> Result<SessionContext, TablesError> {
+    /// A session that sees what it may, as of now.
+    pub(crate) fn session(&self, shared: &Shared, sight: &Sight) -> Result<Asking, TablesError> {
         let schema = MemorySchemaProvider::new();
+        let sensitive = Arc::new(AtomicBool::new(false));
+        let mut tables: Vec<(&'static Table, Arc<dyn TableProvider>)> = Vec::with_capacity(TABLES.len());
         {
             let state = shared.lock();
             for ((about, table), recent) in TABLES.iter().zip(&state.providers).zip(&state.recent) {
+                if about.is_sensitive() && !sight.sensitive {
+                    continue;
+                }
                 let rows = recent.iter().map(|r| r.batch.clone()).collect();
-                let whole = Whole { table: Arc::clone(table), rows };
-                schema.register_table(about.name.to_owned(), Arc::new(whole)).map_err(|e| refused(&e))?;
+                let touched = about.is_sensitive().then(|| Arc::clone(&sensitive));
+                tables.push((about, Arc::new(Whole { table: Arc::clone(table), rows, touched })));
             }
+        }
+        for (about, mut table) in tables {
+            if let Some(filter) = sight.filter(&self.fabric, about.name) {
+                // What is in it names the paths of others.
+                let blank = (about.name == "incident").then_some("detail");
+                table = Arc::new(Seen { table, filter, blank });
+            }
+            schema.register_table(about.name.to_owned(), table).map_err(|e| refused(&e))?;
         }
         let catalog = MemoryCatalogProvider::new();
         catalog.register_schema("public", Arc::new(schema)).map_err(|e| refused(&e))?;
         let catalogs = MemoryCatalogProviderList::new();
         use datafusion::catalog::CatalogProviderList as _;
         catalogs.register_catalog("selvedge".to_owned(), Arc::new(catalog));
-        let state = SessionStateBuilder::new_from_existing(self.state.clone())
+        let mut state = SessionStateBuilder::new_from_existing(self.state.clone())
             .with_catalog_list(Arc::new(catalogs))
-            .with_runtime_env(Arc::clone(&self.env))
-            .build();
-        Ok(SessionContext::new_with_state(state))
+            .with_runtime_env(Arc::clone(&self.env));
+        if sight.hosts.is_some() {
+            // The asker's conditions stay above the ones of their sight: see Seen.
+            let rules = PhysicalOptimizer::new().rules.into_iter();
+            let rules = rules.filter(|r| !r.name().starts_with("FilterPushdown"));
+            state = state.with_physical_optimizer_rules(rules.collect());
+        }
+        Ok(Asking { context: SessionContext::new_with_state(state.build()), sensitive })
     }
 }
 
@@ -108,6 +198,8 @@ impl Base {
 struct Whole {
     table: Arc<dyn TableProvider>,
     rows: Vec<RecordBatch>,
+    /// Set when it is read.
+    touched: Option<Arc<AtomicBool>>,
 }
 
 #[async_trait::async_trait]
@@ -142,6 +234,9 @@ impl TableProvider for Whole {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        if let Some(touched) = &self.touched {
+            touched.store(true, Ordering::Relaxed);
+        }
         // A limit is pushed down only where no filter stands above it.
         let stored = self.table.scan(state, projection, filters, limit).await?;
         if self.rows.is_empty() {
@@ -159,6 +254,85 @@ impl TableProvider for Whole {
         let memory = MemTable::try_new(Arc::clone(&schema), vec![rows])?;
         let recent = memory.scan(state, None, &[], limit).await?;
         UnionExec::try_new(vec![stored, recent])
+    }
+}
+
+/// The rows of a table that somebody may see.
+///
+/// A condition of theirs is judged only on rows they may see: one that fails on a row would tell of it in its error.
+/// So none of it is handed down, except comparisons of times with constants, which cannot fail.
+#[derive(Debug)]
+struct Seen {
+    table: Arc<dyn TableProvider>,
+    filter: Expr,
+    /// A column that is shown empty.
+    blank: Option<&'static str>,
+}
+
+/// Whether a condition compares the time of a row with a constant.
+fn is_about_time(filter: &Expr) -> bool {
+    let Expr::BinaryExpr(e) = filter else { return false };
+    let time = |e: &Expr| matches!(e, Expr::Column(c) if c.name == "ts" || c.name == DAY);
+    let constant = |e: &Expr| matches!(e, Expr::Literal(..));
+    let compares =
+        matches!(e.op, Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq);
+    compares && (time(&e.left) && constant(&e.right) || constant(&e.left) && time(&e.right))
+}
+
+#[async_trait::async_trait]
+impl TableProvider for Seen {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
+        let of = |f: &&Expr| match is_about_time(f) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(of).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let schema = self.schema();
+        let wanted = projection.cloned().unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let mut read = wanted.clone();
+        for column in self.filter.column_refs() {
+            let index = schema.index_of(&column.name)?;
+            if !read.contains(&index) {
+                read.push(index);
+            }
+        }
+        let all = self.table.scan(state, Some(&read), filters, None).await?;
+        let condition =
+            state.create_physical_expr(self.filter.clone(), &DFSchema::try_from(all.schema())?)?;
+        let seen = Arc::new(FilterExec::try_new(condition, all)?);
+        let shown = seen.schema();
+        let mut columns: Vec<(Arc<dyn PhysicalExpr>, String)> = Vec::with_capacity(wanted.len());
+        for at in 0..wanted.len() {
+            let field = shown.field(at);
+            let column: Arc<dyn PhysicalExpr> = match self.blank {
+                Some(blank) if blank == field.name() => {
+                    physical::lit(ScalarValue::try_from_string(String::new(), field.data_type())?)
+                }
+                _ => Arc::new(physical::Column::new(field.name(), at)),
+            };
+            columns.push((column, field.name().clone()));
+        }
+        Ok(Arc::new(ProjectionExec::try_new(columns, seen)?))
     }
 }
 
@@ -198,6 +372,7 @@ pub struct Answer {
     limits: Limits,
     left: usize,
     truncated: bool,
+    sensitive: bool,
 }
 
 /// The only statements there are: those that read.
@@ -205,15 +380,15 @@ fn reading() -> SQLOptions {
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
 }
 
-pub(crate) async fn columns(session: &SessionContext, sql: &str) -> Result<SchemaRef, TablesError> {
-    let frame = session.sql_with_options(sql, reading()).await.map_err(|e| refused(&e))?;
+pub(crate) async fn columns(session: &Asking, sql: &str) -> Result<SchemaRef, TablesError> {
+    let frame = session.context.sql_with_options(sql, reading()).await.map_err(|e| refused(&e))?;
     let plan = frame.create_physical_plan().await.map_err(|e| refused(&e))?;
     Ok(plain(&plan.schema()))
 }
 
-pub(crate) async fn ask(session: &SessionContext, sql: &str, limits: Limits) -> Result<Answer, TablesError> {
+pub(crate) async fn ask(session: &Asking, sql: &str, limits: Limits) -> Result<Answer, TablesError> {
     let planned = async {
-        let frame = session.sql_with_options(sql, reading()).await?;
+        let frame = session.context.sql_with_options(sql, reading()).await?;
         frame.execute_stream().await
     };
     let stream = match tokio::time::timeout(limits.within, planned).await {
@@ -227,6 +402,7 @@ pub(crate) async fn ask(session: &SessionContext, sql: &str, limits: Limits) -> 
         limits,
         left: limits.rows,
         truncated: false,
+        sensitive: session.sensitive.load(Ordering::Relaxed),
     })
 }
 
@@ -277,6 +453,11 @@ impl Answer {
     /// Columns of the answer.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
+    }
+
+    /// Whether a table for administrators is read.
+    pub fn is_sensitive(&self) -> bool {
+        self.sensitive
     }
 
     /// Whether rows were left out because there were too many.

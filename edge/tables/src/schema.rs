@@ -220,12 +220,12 @@ pub static LINK: Table = Table {
 /// What changed: the first question of every incident.
 pub static CHANGE: Table = Table {
     name: "change",
-    text: "What changed: hubs and agents that came and went, and fabrics.",
+    text: "What changed: hubs and agents that came and went, fabrics, and what hooks told of, such as deployments.",
     columns: &[
         must("ts", Time, "when"),
-        must("kind", Text, "hub, agent or fabric"),
+        must("kind", Text, "hub, agent, fabric, or what a hook said, such as deploy"),
         must("subject", Text, "what changed, such as host3"),
-        must("what", Text, "began, ended, left or changed"),
+        must("what", Text, "began, ended, left, changed, or what a hook said"),
         must("text", Text, "how, in words"),
     ],
 };
@@ -249,9 +249,33 @@ pub static LOSS_LEDGER: Table = Table {
     ],
 };
 
+/// Who did what, and who was refused.
+pub static AUDIT: Table = Table {
+    name: "audit",
+    text: "Who did what, and who was refused: logins, acts, changes, questions about this table, addresses revealed. \
+           Rows are only added. For administrators.",
+    columns: &[
+        must("ts", Time, "when"),
+        must("who", Text, "user, token, host or hook; empty where nobody was recognised"),
+        must("role", Text, "viewer, operator, admin; empty where there is none"),
+        must("auth", Text, "how they were known: session, token, certificate, signature or none"),
+        may("address", Text, "address they came from, as a pseudonym that keeps prefixes; see reveal"),
+        may("address_key", Text, "id of the key the pseudonym was made with"),
+        must(
+            "act",
+            Text,
+            "login, logout, acknowledge, assign, snooze, close, note, label, query, reveal, change, connect, request",
+        ),
+        must("subject", Text, "what it was about: an incident, a statement, a path of the API"),
+        must("outcome", Text, "done or refused"),
+        must("reason", Text, "why it was refused, or what was said with it"),
+        must("times", Int, "how often within the second; refusals of one kind are one row"),
+    ],
+};
+
 /// Every table.
 pub static TABLES: &[&Table] =
-    &[&PATH_OBSERVATION, &COUNTER, &INCIDENT, &LINK_HEALTH, &ENTITY, &LINK, &CHANGE, &LOSS_LEDGER];
+    &[&PATH_OBSERVATION, &COUNTER, &INCIDENT, &LINK_HEALTH, &ENTITY, &LINK, &CHANGE, &LOSS_LEDGER, &AUDIT];
 
 static SCHEMAS: LazyLock<Vec<(SchemaRef, SchemaRef)>> = LazyLock::new(|| {
     let of = |t: &Table| {
@@ -283,6 +307,11 @@ impl Table {
     /// What is stored: the columns and `day`.
     pub fn schema(&self) -> SchemaRef {
         SCHEMAS.get(self.index()).map_or_else(|| Arc::new(Schema::empty()), |s| Arc::clone(&s.1))
+    }
+
+    /// Whether only an administrator may ask about it, and that is written down.
+    pub fn is_sensitive(&self) -> bool {
+        self.name == AUDIT.name
     }
 
     /// Columns that came after a version.

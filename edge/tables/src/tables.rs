@@ -8,7 +8,7 @@ use crate::delta::Delta;
 use crate::error::TablesError;
 use crate::fold;
 use crate::log;
-use crate::query::{self, Answer, Limits};
+use crate::query::{self, Answer, Limits, Sight};
 use crate::schema::{DAY, TABLES, Table};
 use crate::segment::{Mark, Marks};
 use crate::store::Store;
@@ -340,15 +340,20 @@ impl Tables {
 
     /// Asks. The answer comes in batches; dropping it cancels.
     pub async fn ask(&self, sql: &str, limits: Limits) -> Result<Answer, TablesError> {
-        let session = self.base.session(&self.shared)?;
+        self.ask_as(&Sight::ALL, sql, limits).await
+    }
+
+    /// The same, for somebody who may not see everything.
+    pub async fn ask_as(&self, sight: &Sight, sql: &str, limits: Limits) -> Result<Answer, TablesError> {
+        let session = self.base.session(&self.shared, sight)?;
         let sql = sql.to_owned();
         let asked = self.handle.spawn(async move { query::ask(&session, &sql, limits).await });
         asked.await.map_err(|_| TablesError::Closed)?.map(|a| a.on(&self.handle))
     }
 
     /// The columns a statement would answer with.
-    pub async fn columns(&self, sql: &str) -> Result<SchemaRef, TablesError> {
-        let session = self.base.session(&self.shared)?;
+    pub async fn columns(&self, sight: &Sight, sql: &str) -> Result<SchemaRef, TablesError> {
+        let session = self.base.session(&self.shared, sight)?;
         let sql = sql.to_owned();
         let asked = self.handle.spawn(async move { query::columns(&session, &sql).await });
         asked.await.map_err(|_| TablesError::Closed)?

@@ -89,7 +89,12 @@ fn runtime() -> tokio::runtime::Runtime {
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     let mut names: Vec<_> = std::fs::read_dir(from).unwrap().map(|e| e.unwrap()).collect();
+    // Directories by name: the log before the tables. Files from the newest: the oldest segment is removed first, so
+    // what is there of the log has no hole, as in a picture of one moment.
     names.sort_by_key(|e| e.file_name());
+    if names.iter().all(|e| e.file_type().is_ok_and(|t| t.is_file())) {
+        names.reverse();
+    }
     for e in names {
         let to = to.join(e.file_name());
         if e.file_type().is_ok_and(|t| t.is_dir()) {

@@ -231,7 +231,7 @@ fn measure(args: &Args, dir: &Path) -> anyhow::Result<ExitCode> {
     let made_per_s = made as f64 / making_s;
 
     // What is held goes out now; the account is complete when nothing grows any more.
-    let client = Client::at(&format!("http://{}", hub.http));
+    let client = Client::at(&format!("http://{}", hub.http))?;
     let asked = |sql: &str| -> anyhow::Result<QueryView> {
         client.post("/api/v1/query", &json!({ "sql": sql, "limit": 100_000 }))
     };
