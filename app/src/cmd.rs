@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 mod access;
 mod agent;
+mod backup;
 mod bench;
 mod cert;
 mod completions;
@@ -54,7 +55,11 @@ enum Command {
     /// The daemon of a host: probes and reports
     Agent(agent::Args),
     /// The daemon that diagnoses, keeps incidents and answers
-    Hub(hub::Args),
+    Hub(Box<hub::Args>),
+    /// Copy everything a hub remembers, while it runs
+    Backup(backup::BackupArgs),
+    /// Bring back what was backed up
+    Restore(backup::RestoreArgs),
     /// Make the certificates agents and hub trust each other by
     Cert(cert::Args),
     /// Who may use a hub: people, tokens, tenants
@@ -73,7 +78,13 @@ impl Cli {
     pub(crate) fn only_prints(&self) -> bool {
         match &self.command {
             Command::Lab(args) => args.only_prints(),
-            Command::Agent(_) | Command::Hub(_) | Command::Bench(_) | Command::Query(_) => false,
+            Command::Agent(_)
+            | Command::Hub(_)
+            | Command::Bench(_)
+            | Command::Query(_)
+            | Command::Access(_)
+            | Command::Backup(_)
+            | Command::Restore(_) => false,
             _ => true,
         }
     }
@@ -91,7 +102,9 @@ impl Cli {
             Command::Query(args) => query::run(args),
             Command::Diagnose(args) => diagnose::run(args),
             Command::Agent(args) => agent::run(args),
-            Command::Hub(args) => hub::run(args),
+            Command::Hub(args) => hub::run(*args),
+            Command::Backup(args) => backup::run(&args),
+            Command::Restore(args) => backup::run_restore(&args),
             Command::Cert(args) => cert::run(args),
             Command::Access(args) => access::run(args),
             Command::Timeline(args) => timeline::run(args),

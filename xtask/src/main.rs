@@ -10,6 +10,7 @@ mod bench_transport;
 mod ci;
 mod fuzz;
 mod pages;
+mod security;
 mod soak;
 mod soak_seeds;
 mod tidy;
@@ -41,6 +42,8 @@ enum Task {
     Soak(Box<soak::Args>),
     /// The browser tests, on a hub fed by a lab with a real fault (root, Node, Chromium)
     Pages(pages::Args),
+    /// Break each promise of SECURITY.md on purpose, against a real hub: refused, counted and audited?
+    Security(security::Args),
     /// Fuzz the decoders and state machines that face the network (nightly, cargo-fuzz)
     Fuzz(fuzz::Args),
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Bench { what: Bench::Transport(args) } => bench_transport::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Pages(args) => pages::run(&args),
+        Task::Security(args) => security::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
     };
     match done {

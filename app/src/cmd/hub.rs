@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// A name browsers reach the hub by, where a proxy stands before it; may be repeated
     #[arg(long, value_name = "NAME")]
     http_name: Vec<String>,
+    /// Who is told of incidents: a file with webhooks and Alertmanagers; docs/alerts.md shows one
+    #[arg(long, value_name = "FILE")]
+    alerts: Option<PathBuf>,
     /// Serve --http and --flight without TLS, as behind a proxy that has it, or without users on an address other
     /// machines can reach
     #[arg(long)]
@@ -138,6 +141,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         http_insecure: args.http_insecure,
         http_names: args.http_name,
         access: args.access,
+        alerts: args.alerts,
         address_key: args.address_key,
         cert_pem: text(&args.cert)?,
         key_pem: text(&args.key)?,

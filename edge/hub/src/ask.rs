@@ -31,7 +31,7 @@ const QUESTIONS: &str = include_str!("../../../docs/questions.md");
 impl From<TablesError> for Problem {
     fn from(e: TablesError) -> Self {
         let status = match &e {
-            TablesError::Question { .. } => StatusCode::BAD_REQUEST,
+            TablesError::Question { .. } | TablesError::Forbidden { .. } => StatusCode::BAD_REQUEST,
             TablesError::Limit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -101,7 +101,11 @@ pub(crate) async fn query(
         within: asked.within_s.map_or(WITHIN_MAX, Duration::from_secs).min(WITHIN_MAX),
     };
     let begun = Instant::now();
-    let mut answer = api.tables.ask_as(&who.sight, &asked.sql, limits).await?;
+    let answer = api.tables.ask_as(&who.sight, &asked.sql, limits).await;
+    if let Err(TablesError::Forbidden { .. }) = &answer {
+        api.guard.audit.refused(who.by(), "query", &asked.sql, "statement");
+    }
+    let mut answer = answer?;
     if answer.is_sensitive() {
         api.guard.audit.done(&who.by(), "query", &asked.sql, "").await?;
     }

@@ -43,6 +43,8 @@ pub struct Config {
     /// The access file: users, tokens, tenants, hooks. Without one everybody who reaches the hub is its operator.
     /// It is read again when it changes.
     pub access: Option<PathBuf>,
+    /// The alerts file: who is told of incidents. It is read again when it changes.
+    pub alerts: Option<PathBuf>,
     /// File with the key of addresses' pseudonyms, made where there is none; default address.key in the data directory.
     pub address_key: Option<PathBuf>,
     /// The hub's certificate chain, PEM.
@@ -93,6 +95,7 @@ impl Config {
             http_insecure: false,
             http_names: Vec::new(),
             access: None,
+            alerts: None,
             address_key: None,
             cert_pem: String::new(),
             key_pem: String::new(),

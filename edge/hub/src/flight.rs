@@ -121,6 +121,7 @@ type Stream = <Flight as FlightService>::DoGetStream;
 fn status(e: &TablesError) -> Status {
     match e {
         TablesError::Question { reason } => Status::invalid_argument(reason.clone()),
+        TablesError::Forbidden { .. } => Status::permission_denied(e.to_string()),
         TablesError::Limit { reason } => Status::resource_exhausted(reason.clone()),
         other => Status::unavailable(other.to_string()),
     }
@@ -161,9 +162,18 @@ fn one(batch: RecordBatch) -> Response<Stream> {
 }
 
 impl Flight {
+    /// Why a statement is not run; written down where it wanted more than to read.
+    fn refused(&self, who: &Principal, sql: &str, e: &TablesError) -> Status {
+        if let TablesError::Forbidden { .. } = e {
+            self.guard.audit.refused(who.by(), "query", sql, "statement");
+        }
+        status(e)
+    }
+
     async fn statement(&self, who: &Principal, sql: &str) -> Result<Response<Stream>, Status> {
         self.metrics.requests.inc();
-        let answer = self.tables.ask_as(&who.sight, sql, LIMITS).await.map_err(|e| status(&e))?;
+        let answer = self.tables.ask_as(&who.sight, sql, LIMITS).await;
+        let answer = answer.map_err(|e| self.refused(who, sql, &e))?;
         if answer.is_sensitive() {
             self.guard.audit.done(&who.by(), "query", sql, "").await.map_err(|e| status(&e))?;
         }
@@ -192,9 +202,10 @@ impl Flight {
         ticket: Vec<u8>,
     ) -> Result<Response<FlightInfo>, Status> {
         self.metrics.requests.inc();
-        let sight = who(&request)?.sight;
+        let who = who(&request)?;
         let descriptor = request.into_inner();
-        let schema = self.tables.columns(&sight, sql).await.map_err(|e| status(&e))?;
+        let schema = self.tables.columns(&who.sight, sql).await;
+        let schema = schema.map_err(|e| self.refused(&who, sql, &e))?;
         info(&schema, ticket, descriptor)
     }
 }

@@ -28,6 +28,11 @@ pub(crate) struct Judged {
     pub judgement: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Receiver {
+    pub receiver: String,
+}
+
 /// All of them.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -46,6 +51,8 @@ pub(crate) struct Metrics {
     pub record_failures: Counter,
     pub requests: Counter,
     pub refused: Family<Why, Counter>,
+    pub alerts_sent: Family<Receiver, Counter>,
+    pub alerts_failed: Family<Receiver, Counter>,
     pub agents_connected: Gauge,
     pub agents_reporting: Gauge,
     pub agents_expected: Gauge,
@@ -101,6 +108,8 @@ impl Metrics {
             record_bytes: typed(&mut registry, "record_bytes", "Bytes written to the recording"),
             record_failures: typed(&mut registry, "record_failures", "Writes to the recording that failed"),
             requests: typed(&mut registry, "http_requests", "HTTP requests answered"),
+            alerts_sent: typed(&mut registry, "alerts_sent", "Incidents told, by receiver"),
+            alerts_failed: typed(&mut registry, "alerts_failed", "Messages not taken, by receiver"),
             refused: typed(
                 &mut registry,
                 "refused",

@@ -45,6 +45,18 @@ pub(crate) struct ChangeRow {
     pub text: String,
 }
 
+/// An alert that was sent, or not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AlertRow {
+    pub at: Nanos,
+    pub incident: String,
+    pub receiver: String,
+    pub status: &'static str,
+    pub reopened: u32,
+    pub outcome: &'static str,
+    pub reason: String,
+}
+
 /// Something somebody did, or was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AuditRow {
@@ -335,6 +347,23 @@ pub(crate) fn changes(rows: &[ChangeRow]) -> Part {
             texts(r().map(|c| c.subject.as_str())),
             texts(r().map(|c| &*c.what)),
             texts(r().map(|c| c.text.as_str())),
+        ],
+    )
+}
+
+/// Who was told of what.
+pub(crate) fn alerts(rows: &[AlertRow]) -> Part {
+    let r = || rows.iter();
+    part(
+        &schema::ALERT,
+        vec![
+            times(r().map(|a| micros(a.at))),
+            texts(r().map(|a| a.incident.as_str())),
+            texts(r().map(|a| a.receiver.as_str())),
+            texts(r().map(|a| a.status)),
+            ints(r().map(|a| int(a.reopened))),
+            texts(r().map(|a| a.outcome)),
+            texts(r().map(|a| a.reason.as_str())),
         ],
     )
 }

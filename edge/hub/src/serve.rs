@@ -6,6 +6,7 @@
 //! Invariants: after [`serve`] returns, the last refinements and the recording's end are on disk.
 
 use crate::agents::Agents;
+use crate::alerts;
 use crate::api;
 use crate::book::Book;
 use crate::config::Config;
@@ -208,6 +209,9 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .concurrency_limit_per_connection(4);
 
+    if let Some(path) = &config.alerts {
+        alerts::check(path)?;
+    }
     let web_tls = config.web_tls.as_ref().map(http::Tls::open).transpose()?;
     let web_cert = match &config.web_tls {
         // Just read, and read again when it changes.
@@ -298,7 +302,8 @@ pub async fn serve(
         guard: Arc::clone(&guard),
         stopping: stopping.clone(),
     };
-    let mut keeping = vec![tokio::spawn(Arc::clone(&guard).keep())];
+    let telling = alerts::keep(state.clone(), Arc::clone(&config));
+    let mut keeping = vec![tokio::spawn(telling), tokio::spawn(Arc::clone(&guard).keep())];
     keeping.extend(web_tls.clone().map(|tls| tokio::spawn(tls.keep())));
     let web = http::Limited::new(web, config.http_connections, web_tls, Arc::clone(&guard));
     let web = web.map_err(|e| HubError::Listen { what: "HTTP", addr: http_addr, kind: e.kind() })?;

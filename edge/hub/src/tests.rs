@@ -1,5 +1,6 @@
 //! A real hub, spoken to over TLS by a client that can misbehave.
 
+mod alerting;
 mod guarded;
 
 use crate::incident::Judgement;

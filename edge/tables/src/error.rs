@@ -48,6 +48,12 @@ pub enum TablesError {
         /// Ours.
         known: u32,
     },
+    /// A statement that does more than read, or reaches for a file.
+    #[error("only statements that read tables are run: {reason}")]
+    Forbidden {
+        /// What it wanted.
+        reason: String,
+    },
     /// Rows that are not the table's.
     #[error("rows for table {table}: {reason}")]
     Rows {

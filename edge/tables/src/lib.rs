@@ -10,6 +10,7 @@
 //! A room of its own, and not part of the hub, because its libraries (DataFusion, Delta) take longer to build than all
 //! the rest: nothing that changes every day stands above it but the hub.
 
+pub mod backup;
 mod delta;
 mod error;
 pub mod export;

@@ -270,7 +270,8 @@ impl Writer {
                 tracing::info!("writing again");
             }
         });
-        if segment.whole {
+        // A backup that is being taken needs what is there.
+        if segment.whole && !crate::backup::is_held(shared.store.root()) {
             for old in self.oldest..=folded.min(number.saturating_sub(1)) {
                 // One that stays is only in the way; its turn comes again with the next fold.
                 if let Err(e) = shared.store.remove(&key(old)).await {

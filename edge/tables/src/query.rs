@@ -29,7 +29,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
 use fabric::{Fabric, Node};
 use futures_util::StreamExt as _;
 use std::collections::BTreeSet;
@@ -380,19 +380,34 @@ fn reading() -> SQLOptions {
     SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
 }
 
+/// Plans a statement that reads.
+async fn planned(session: &Asking, sql: &str) -> Result<DataFrame, TablesError> {
+    let forbidden = |reason: String| TablesError::Forbidden { reason };
+    let plan =
+        session.context.state().create_logical_plan(sql).await.map_err(|e| match e.strip_backtrace() {
+            // What is asked for as a table and looks like a file is one that somebody tried to read.
+            said if said.contains("not found") && said.contains('/') => {
+                forbidden("files are not tables".to_owned())
+            }
+            reason => TablesError::Question { reason },
+        })?;
+    reading().verify_plan(&plan).map_err(|e| forbidden(e.strip_backtrace()))?;
+    session.context.execute_logical_plan(plan).await.map_err(|e| refused(&e))
+}
+
 pub(crate) async fn columns(session: &Asking, sql: &str) -> Result<SchemaRef, TablesError> {
-    let frame = session.context.sql_with_options(sql, reading()).await.map_err(|e| refused(&e))?;
+    let frame = planned(session, sql).await?;
     let plan = frame.create_physical_plan().await.map_err(|e| refused(&e))?;
     Ok(plain(&plan.schema()))
 }
 
 pub(crate) async fn ask(session: &Asking, sql: &str, limits: Limits) -> Result<Answer, TablesError> {
     let planned = async {
-        let frame = session.context.sql_with_options(sql, reading()).await?;
-        frame.execute_stream().await
+        let frame = planned(session, sql).await?;
+        frame.execute_stream().await.map_err(|e| refused(&e))
     };
     let stream = match tokio::time::timeout(limits.within, planned).await {
-        Ok(stream) => stream.map_err(|e| refused(&e))?,
+        Ok(stream) => stream?,
         Err(_) => return Err(late(limits)),
     };
     Ok(Answer {

@@ -273,9 +273,34 @@ pub static AUDIT: Table = Table {
     ],
 };
 
+/// Who was told of an incident.
+pub static ALERT: Table = Table {
+    name: "alert",
+    text: "Who was told of an incident, and when: one row for each receiver and message.",
+    columns: &[
+        must("ts", Time, "when it was sent"),
+        must("incident", Text, "inc-1 and so on"),
+        must("receiver", Text, "name of the receiver in the alerts file"),
+        must("status", Text, "firing: it is open; resolved: it is closed"),
+        must("reopened", Int, "how often it had been opened again by then"),
+        must("outcome", Text, "sent, or failed: the first of several tries that were not taken"),
+        must("reason", Text, "why it was not taken"),
+    ],
+};
+
 /// Every table.
-pub static TABLES: &[&Table] =
-    &[&PATH_OBSERVATION, &COUNTER, &INCIDENT, &LINK_HEALTH, &ENTITY, &LINK, &CHANGE, &LOSS_LEDGER, &AUDIT];
+pub static TABLES: &[&Table] = &[
+    &PATH_OBSERVATION,
+    &COUNTER,
+    &INCIDENT,
+    &LINK_HEALTH,
+    &ENTITY,
+    &LINK,
+    &CHANGE,
+    &LOSS_LEDGER,
+    &AUDIT,
+    &ALERT,
+];
 
 static SCHEMAS: LazyLock<Vec<(SchemaRef, SchemaRef)>> = LazyLock::new(|| {
     let of = |t: &Table| {

@@ -197,6 +197,11 @@ impl Tables {
         for about in TABLES {
             let delta = runtime.block_on(Delta::open(&store, about))?;
             let at = runtime.block_on(delta.position())?;
+            if let Some(at) = at.filter(|&at| at >= found.segment) {
+                // Rows of segments up to there would be taken for old ones, and lost.
+                let reason = format!("table {} has its rows, and the log ends before it", about.name);
+                return Err(TablesError::Damaged { segment: at, reason });
+            }
             let mut rows = VecDeque::new();
             for (segment, batch) in
                 found.rows.iter().filter(|(_, t, _)| *t == about.name).map(|(s, _, b)| (*s, b))

@@ -188,7 +188,7 @@ pub struct Access {
     pub oidc: Option<Oidc>,
 }
 
-/// Why an access file cannot be used.
+/// Why a file of settings cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
 pub struct AccessError {
@@ -352,7 +352,8 @@ pub(crate) struct InForce {
     pub oidc_ca: Option<String>,
 }
 
-fn secret(beside: &Path, file: &Path) -> Result<String, String> {
+/// A secret in a file beside another.
+pub(crate) fn secret(beside: &Path, file: &Path) -> Result<String, String> {
     let path = beside.parent().unwrap_or(Path::new(".")).join(file);
     let text = std::fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let text = text.trim().to_owned();

@@ -289,7 +289,7 @@ fn who(oidc: &Oidc, claims: &BTreeMap<String, Value>) -> Result<(String, Role, O
 
 /// Where the identity provider sends the browser back to.
 #[utoipa::path(get, path = "/api/v1/login/callback", params(CameBack),
-    responses((status = 303, description = "logged in"), (status = 401, description = "refused")))]
+    responses((status = 303, description = "logged in, or refused: /login?error=WHY"), (status = 404, description = "there is no provider")))]
 pub(crate) async fn callback(
     State(api): State<Api>,
     Peer(address): Peer,
@@ -300,26 +300,23 @@ pub(crate) async fn callback(
     let Query(back) = query?;
     let force = api.guard.force();
     let (oidc, secret) = force.oidc.as_ref().ok_or_else(none)?;
-    let refuse = |who: &str, why: &'static str, error: String| {
-        api.guard.audit.refused(
-            By { who: who.to_owned(), auth: "none", address, ..By::default() },
-            "login",
-            "hub",
-            why,
-        );
-        Problem::new(StatusCode::UNAUTHORIZED, error).wanting("oidc")
+    // The page says what it means; a text of the provider's is for the log.
+    let refuse = |why: &'static str, error: String| {
+        tracing::warn!(why, error, "a sign-in is refused");
+        let by = By { auth: "none", address, ..By::default() };
+        api.guard.audit.refused(by, "login", "hub", why);
+        to(&format!("/login?error={why}"), &[set_cookie(BINDING, "", false)?])
     };
     let flow = back.state.as_ref().and_then(|s| lock(&api.guard.oidc.open).remove(s));
     let bound = cookie(&headers, BINDING).unwrap_or_default();
     let flow = flow.filter(|f| f.begun.elapsed() < FLOW_MAX && f.binding == bound && !bound.is_empty());
     let Some(flow) = flow else {
-        let error = "this sign-in did not begin in this browser, or took too long; begin again".to_owned();
-        return Err(refuse("", "sign_in_state", error));
+        return refuse("sign_in_state", "it did not begin in this browser, or took too long".to_owned());
     };
     let Some(code) = back.code.filter(|_| back.error.is_none()) else {
         let said = back.error_description.or(back.error).unwrap_or_default();
         let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
-        return Err(refuse("", "sign_in_refused", format!("the identity provider refused: {said}")));
+        return refuse("sign_in_refused", said);
     };
     let metadata = provider(&api, oidc, force.oidc_ca.clone()).await?;
     let party = Party::from_provider_metadata(
@@ -350,8 +347,14 @@ pub(crate) async fn callback(
         }
         Ok(all)
     });
-    let claims = exchanged.await.map_err(unreachable)?.map_err(|e| refuse("", "id_token", e))?;
-    let (name, role, tenant) = who(oidc, &claims).map_err(|e| refuse("", "no_role", e))?;
+    let claims = match exchanged.await.map_err(unreachable)? {
+        Ok(claims) => claims,
+        Err(e) => return refuse("id_token", e),
+    };
+    let (name, role, tenant) = match who(oidc, &claims) {
+        Ok(known) => known,
+        Err(e) => return refuse("no_role", e),
+    };
     let by = By { who: name, role: role.word(), auth: "none", address };
     let id = api.guard.begin(by, &format!("at {}", oidc.issuer), role, tenant, None).await?;
     let mut response = to(&flow.next, &[set_cookie(COOKIE, &id, false)?, set_cookie(BINDING, "", false)?])?;

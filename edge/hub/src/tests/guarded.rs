@@ -4,6 +4,7 @@ use super::{Authority, Hub, a_directory, seed};
 use crate::access::{Access, Role, Scope, Tenant, Token, User, hash_password, new_token};
 use crate::config::WebTls;
 use crate::guard::MeView;
+use arrow_flight::sql::client::FlightSqlServiceClient;
 use openidconnect::core::{
     CoreEdDsaPrivateSigningKey, CoreGenderClaim, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm,
 };
@@ -494,6 +495,60 @@ async fn too_much_of_anything_is_refused() {
 }
 
 #[tokio::test]
+async fn flight_knows_who_asks() {
+    let place = a_place("flight");
+    let path = place.dir.join("access.toml");
+    let hub = Hub::start_with(&place.dir.join("data"), |c| {
+        c.access = Some(path);
+        c.flight = Some("127.0.0.1:0".parse().unwrap());
+    })
+    .await;
+    let at = format!("http://{}", hub.bound.flight.unwrap());
+    let client = async || {
+        let channel = tonic::transport::Endpoint::from_shared(at.clone()).unwrap().connect().await.unwrap();
+        FlightSqlServiceClient::new(channel)
+    };
+    let ask = async |client: &mut FlightSqlServiceClient<tonic::transport::Channel>, sql: &str| {
+        let info = client.execute(sql.to_owned(), None).await.map_err(|e| e.to_string())?;
+        let ticket = info.endpoint[0].ticket.clone().unwrap();
+        let mut stream = client.do_get(ticket).await.map_err(|e| e.to_string())?;
+        let mut rows = 0;
+        while let Some(batch) = tokio_stream::StreamExt::next(&mut stream).await {
+            rows += batch.map_err(|e| e.to_string())?.num_rows();
+        }
+        Ok::<usize, String>(rows)
+    };
+    let said = ask(&mut client().await, "select 1").await.unwrap_err();
+    assert!(said.contains("not_logged_in"), "{said}");
+    for (name, wanted) in [("questions", Ok(1)), ("reads", Err("scope query")), ("old", Err("expired_token"))]
+    {
+        let mut client = client().await;
+        client.set_token(place.tokens[name].clone());
+        match (ask(&mut client, "select 1").await, wanted) {
+            (Ok(got), Ok(rows)) => assert_eq!(got, rows),
+            (Err(got), Err(says)) => assert!(got.contains(says), "{name}: {got}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    // By name and password, as JDBC and ADBC do it.
+    let mut ada = client().await;
+    assert!(ada.handshake("ada", "wrong").await.is_err());
+    ada.handshake("ada", PASSWORD).await.unwrap();
+    assert_eq!(ask(&mut ada, "select count(*) from audit").await, Ok(1));
+    let mut vera = client().await;
+    vera.handshake("vera", PASSWORD).await.unwrap();
+    assert!(ask(&mut vera, "select * from audit").await.unwrap_err().contains("audit"));
+    for sql in ["drop table link", "copy link to '/tmp/selvedge-link.csv'", "select * from '/etc/passwd'"] {
+        let said = ask(&mut ada, sql).await.unwrap_err();
+        assert!(said.contains("only statements that read"), "{sql}: {said}");
+        hub.audited(&place, &format!("reason = 'statement' and subject = '{}'", sql.replace('\'', "''")), 1)
+            .await;
+    }
+    hub.audited(&place, "act = 'query' and who = 'ada' and outcome = 'done'", 1).await;
+    hub.end().await;
+}
+
+#[tokio::test]
 async fn an_agent_that_is_refused_is_written_down() {
     let place = a_place("agents");
     let hub = place.hub().await;
@@ -765,16 +820,12 @@ async fn people_sign_in_elsewhere_and_the_groups_there_say_what_they_may() {
         as [(&str, &dyn Fn(&mut Says), Option<&str>, &str, &str); 7]
     {
         let got = sign_in(change, cookie, code).await;
-        assert_eq!(
-            (got.status, got.cookie.contains("__Host-selvedge=")),
-            (401, false),
-            "{what}: {}",
-            got.body
-        );
+        assert_eq!(got.location, format!("/login?error={why}"), "{what}: {}", got.body);
+        assert!(!got.cookie.contains("__Host-selvedge="), "{what}: {}", got.cookie);
         hub.audited(&place, &format!("act = 'login' and outcome = 'refused' and reason = '{why}'"), 1).await;
     }
     let again = hub.ask("/api/v1/login/callback?state=x&code=the-code", vec![]).await;
-    assert_eq!(again.status, 401, "a state nobody was sent with");
+    assert_eq!(again.location, "/login?error=sign_in_state", "a state nobody was sent with");
     let rows = hub.audited(&place, "act = 'login' and outcome = 'done' and who = 'grace'", 1).await;
     assert_eq!(rows[0][1], "operator");
     hub.end().await;
