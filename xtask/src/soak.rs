@@ -8,6 +8,7 @@
 //! Right means: the most confident open incident names the broken component or one of its class. Wrong with confidence
 //! means: at any moment an incident with confidence above 0.9 was open that names neither.
 
+mod hub;
 mod transport_diagnosis;
 
 use crate::{output, root, soak_seeds};
@@ -66,6 +67,9 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// Hubs killed at random moments, taken over, and their disk full and read-only, with every observation accounted for
+    /// (root)
+    Hub(hub::Args),
     /// Links that lose 0.1 % under an all-reduce, named by what the transport saw alone (root)
     TransportDiagnosis(transport_diagnosis::Args),
     /// Short exchanges of the transport in the simulator: every message once and bit-equal, counted by commit
@@ -98,6 +102,7 @@ const KINDS: &[(&str, Option<Direction>, &str, u64)] = &[
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.what {
+        Some(What::Hub(args)) => return hub::run(args),
         Some(What::TransportDiagnosis(args)) => return transport_diagnosis::run(args),
         Some(What::Seeds(args)) => return soak_seeds::run(args),
         None => {}

@@ -419,6 +419,12 @@ fn is_ours(names: &BTreeSet<String>, host: &str) -> bool {
     bare.parse::<IpAddr>().is_ok() || names.contains(&bare.to_ascii_lowercase())
 }
 
+/// Whether a path goes up, plainly or percent-encoded. Nothing of ours does.
+fn climbs(path: &str) -> bool {
+    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    plain.split('/').any(|part| part == "..")
+}
+
 fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|v| v.to_str().ok())
 }
@@ -488,7 +494,7 @@ impl Guard {
             let error = "another site made your browser send this";
             return refuse(nobody(), "foreign_site", Problem::new(StatusCode::FORBIDDEN, error));
         }
-        if path.contains("/../") || path.to_ascii_lowercase().contains("%2e%2e") {
+        if climbs(&path) {
             let error = "a path with .. in it is not served";
             return refuse(nobody(), "path_traversal", Problem::new(StatusCode::BAD_REQUEST, error));
         }
@@ -579,6 +585,16 @@ mod tests {
         }
         for host in ["", "evil.example", "localhost.evil.example:80", "127.0.0.1.evil.example"] {
             assert!(!is_ours(&names, host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_goes_up_is_seen_however_it_is_written() {
+        for path in ["/../etc", "/assets/..", "/a/%2e%2e/b", "/a/.%2E/b", "/a/..%2Fetc", "/a/..%5cetc"] {
+            assert!(climbs(path), "{path}");
+        }
+        for path in ["/", "/api/v1/query", "/assets/a..b.js", "/docs/..."] {
+            assert!(!climbs(path), "{path}");
         }
     }
 

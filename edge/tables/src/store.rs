@@ -59,7 +59,9 @@ impl Store {
     /// Takes the lock, where nobody has it.
     pub(crate) fn lock(&mut self) -> Result<bool, TablesError> {
         let path = self.root.join("lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        // Held open for reading only, so that the file system can be made read-only under a running hub.
+        let made = File::options().create(true).truncate(false).write(true).open(&path).map(drop);
+        let file = made.and_then(|()| File::open(&path));
         let file = file.map_err(|e| TablesError::Directory { path: path.clone(), kind: e.kind() })?;
         match file.try_lock() {
             Ok(()) => {
