@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// Who is told of incidents: a file with webhooks and Alertmanagers; docs/alerts.md shows one
     #[arg(long, value_name = "FILE")]
     alerts: Option<PathBuf>,
+    /// Where counters and incidents are sent: a file with remote-write receivers and OTLP collectors; docs/api.md
+    #[arg(long, value_name = "FILE")]
+    exports: Option<PathBuf>,
     /// Serve --http and --flight without TLS, as behind a proxy that has it, or without users on an address other
     /// machines can reach
     #[arg(long)]
@@ -142,6 +145,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         http_names: args.http_name,
         access: args.access,
         alerts: args.alerts,
+        exports: args.exports,
         address_key: args.address_key,
         cert_pem: text(&args.cert)?,
         key_pem: text(&args.key)?,

@@ -248,8 +248,8 @@ fn message(receiver: &Receiver, fabric: &str, now_ns: u64, which: &[(&Incident, 
     })
 }
 
-/// Sends JSON; what went wrong in a few words, none of them secret.
-fn post(url: &str, headers: &[(&str, String)], body: &str) -> Result<(), String> {
+/// Sends something; what went wrong in a few words, none of them secret.
+pub(crate) fn post(url: &str, headers: &[(&str, String)], body: &[u8]) -> Result<(), String> {
     let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(ANSWER_WITHIN))
@@ -258,7 +258,7 @@ fn post(url: &str, headers: &[(&str, String)], body: &str) -> Result<(), String>
         .tls_config(tls)
         .build();
     let agent: ureq::Agent = config.into();
-    let mut request = agent.post(url).content_type("application/json");
+    let mut request = agent.post(url);
     for (name, value) in headers {
         request = request.header(*name, value);
     }
@@ -272,6 +272,7 @@ fn post(url: &str, headers: &[(&str, String)], body: &str) -> Result<(), String>
 impl Receiver {
     fn send(&self, now_ns: u64, body: &Value) -> Result<(), String> {
         let body = body.to_string();
+        let json = ("content-type", "application/json".to_owned());
         match &self.way {
             Way::Webhook { secret } => {
                 // The same signature hooks of ours take: seconds, a full stop, the body.
@@ -279,11 +280,13 @@ impl Receiver {
                 let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
                 let mac = hmac::sign(&key, format!("{seconds}.{body}").as_bytes());
                 let hex: String = mac.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-                post(&self.url, &[("x-selvedge-signature", format!("t={seconds},v1={hex}"))], &body)
+                let signature = ("x-selvedge-signature", format!("t={seconds},v1={hex}"));
+                post(&self.url, &[json, signature], body.as_bytes())
             }
             Way::Alertmanager { token } => {
                 let token = token.iter().map(|t| ("authorization", format!("Bearer {t}")));
-                post(&format!("{}/api/v2/alerts", self.url), &token.collect::<Vec<_>>(), &body)
+                let headers: Vec<_> = std::iter::once(json).chain(token).collect();
+                post(&format!("{}/api/v2/alerts", self.url), &headers, body.as_bytes())
             }
         }
     }

@@ -599,8 +599,14 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
 /// Every counter, for Prometheus.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, description = "OpenMetrics text")))]
 async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
+    api.metrics.requests.inc();
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], metrics_text(&api).await?).into_response())
+}
+
+/// Every counter as it is now, in OpenMetrics' text.
+pub(crate) async fn metrics_text(api: &Api) -> Result<String, Problem> {
     let m = &api.metrics;
-    m.requests.inc();
     let asked = api
         .desk
         .ask(|desk| {
@@ -656,8 +662,7 @@ async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
             m.agent_counters.get_or_create(&Name { name: name.to_owned() }).set(gauge(n));
         }
     }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], m.text()).into_response())
+    Ok(m.text())
 }
 
 fn gauge(n: u64) -> i64 {

@@ -45,6 +45,8 @@ pub struct Config {
     pub access: Option<PathBuf>,
     /// The alerts file: who is told of incidents. It is read again when it changes.
     pub alerts: Option<PathBuf>,
+    /// The exports file: where counters and incidents are sent. It is read again when it changes.
+    pub exports: Option<PathBuf>,
     /// File with the key of addresses' pseudonyms, made where there is none; default address.key in the data directory.
     pub address_key: Option<PathBuf>,
     /// The hub's certificate chain, PEM.
@@ -96,6 +98,7 @@ impl Config {
             http_names: Vec::new(),
             access: None,
             alerts: None,
+            exports: None,
             address_key: None,
             cert_pem: String::new(),
             key_pem: String::new(),

@@ -28,7 +28,7 @@ pub enum HubError {
         /// `users` or `certificate for HTTP`.
         missing: &'static str,
     },
-    /// The access file, or the alerts file, cannot be used.
+    /// The access file, the alerts file or the exports file cannot be used.
     #[error(transparent)]
     Access(#[from] crate::guard::access::AccessError),
     /// Certificate, key or authority do not work.

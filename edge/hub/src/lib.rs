@@ -22,6 +22,7 @@ mod config;
 mod desk;
 mod diagnosis;
 mod error;
+mod exports;
 mod flight;
 mod guard;
 mod guide;

@@ -53,6 +53,9 @@ pub(crate) struct Metrics {
     pub refused: Family<Why, Counter>,
     pub alerts_sent: Family<Receiver, Counter>,
     pub alerts_failed: Family<Receiver, Counter>,
+    pub exports_sent: Family<Receiver, Counter>,
+    pub exports_failed: Family<Receiver, Counter>,
+    pub export_records_lost: Family<Receiver, Counter>,
     pub agents_connected: Gauge,
     pub agents_reporting: Gauge,
     pub agents_expected: Gauge,
@@ -109,6 +112,13 @@ impl Metrics {
             record_failures: typed(&mut registry, "record_failures", "Writes to the recording that failed"),
             requests: typed(&mut registry, "http_requests", "HTTP requests answered"),
             alerts_sent: typed(&mut registry, "alerts_sent", "Incidents told, by receiver"),
+            exports_sent: typed(&mut registry, "exports_sent", "Times the counters were sent, by receiver"),
+            exports_failed: typed(&mut registry, "exports_failed", "Times they were not taken, by receiver"),
+            export_records_lost: typed(
+                &mut registry,
+                "export_records_lost",
+                "Log records of incidents lost because a receiver was away for too long",
+            ),
             alerts_failed: typed(&mut registry, "alerts_failed", "Messages not taken, by receiver"),
             refused: typed(
                 &mut registry,

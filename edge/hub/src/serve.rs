@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::desk::{Desk, DeskHandle, Recorder};
 use crate::diagnosis::Diagnosis;
 use crate::error::{HubError, StoreError};
+use crate::exports;
 use crate::flight::{Flight, caller};
 use crate::guard::Guard;
 use crate::http;
@@ -212,6 +213,9 @@ pub async fn serve(
     if let Some(path) = &config.alerts {
         alerts::check(path)?;
     }
+    if let Some(path) = &config.exports {
+        exports::check(path)?;
+    }
     let web_tls = config.web_tls.as_ref().map(http::Tls::open).transpose()?;
     let web_cert = match &config.web_tls {
         // Just read, and read again when it changes.
@@ -303,7 +307,9 @@ pub async fn serve(
         stopping: stopping.clone(),
     };
     let telling = alerts::keep(state.clone(), Arc::clone(&config));
-    let mut keeping = vec![tokio::spawn(telling), tokio::spawn(Arc::clone(&guard).keep())];
+    let exporting = exports::keep(state.clone(), Arc::clone(&config));
+    let mut keeping =
+        vec![tokio::spawn(telling), tokio::spawn(exporting), tokio::spawn(Arc::clone(&guard).keep())];
     keeping.extend(web_tls.clone().map(|tls| tokio::spawn(tls.keep())));
     let web = http::Limited::new(web, config.http_connections, web_tls, Arc::clone(&guard));
     let web = web.map_err(|e| HubError::Listen { what: "HTTP", addr: http_addr, kind: e.kind() })?;
