@@ -3,11 +3,10 @@
 // Invariants: a page shows an action only where `session.may` allows it, and the hub decides anyway; nothing is asked of
 // the hub before it is known who asks, since what it refuses is counted; what one person saw or typed is not kept for
 // the next one: a login, a logout and another person in the same browser load the pages anew.
-import { loginUrl, mayAct, seesAll } from './access';
+import { mayAct, seesAll } from './access';
 import { api, ApiError, setCsrf, setOnForbidden, setOnUnauthorised, type Me } from './api';
 import { drafts } from './drafts';
 import { live } from './live.svelte';
-import { nav } from './nav.svelte';
 
 const RETRY_MS = 3000;
 
@@ -15,7 +14,7 @@ class Session {
   me = $state.raw<Me | null>(null);
   /** Whether the hub has been asked who this is. Until then no page asks anything. */
   asked = $state(false);
-  /** Set when the hub wants a login: how. */
+  /** Set when the hub wants a login, which is then the only page: how. */
   wants = $state<string | null>(null);
   /** A session of this page ended. */
   over = $state(false);
@@ -83,7 +82,6 @@ class Session {
     this.me = null;
     live.stop();
     this.wants = e.login ?? 'local';
-    if (nav.url.pathname !== '/login') nav.replace(loginUrl(nav.url.pathname + nav.url.search + nav.url.hash));
   }
 }
 export const session = new Session();
