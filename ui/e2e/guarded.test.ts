@@ -7,7 +7,7 @@
 // tests use nine.
 import { expect, test, type Page } from '@playwright/test';
 import type { IncidentDetail } from '../src/lib/api';
-import { accessible, login, picture, settled, watch } from './help';
+import { accessible, fits, login, picture, settled, watch } from './help';
 
 const URL_OF = process.env.SELVEDGE_GUARDED_URL;
 const PASSWORD = process.env.SELVEDGE_GUARDED_PASSWORD ?? '';
@@ -181,6 +181,9 @@ test('people of a tenant', async ({ page }) => {
   await page.goto('/ask');
   await expect(page.getByText('as far as it is of tenant blue')).toBeVisible();
   await settled(page);
+  await page.setViewportSize({ width: 390, height: 844 });
+  await fits(page);
+  await expect(page.getByRole('button', { name: 'Log out' })).toBeInViewport();
   expect(refused, 'nothing is asked that the hub refuses').toEqual([]);
   fine();
 });

@@ -57,6 +57,12 @@ export async function dark(page: Page, on: boolean): Promise<void> {
   await expect(page.locator('html')).toHaveAttribute('data-theme', on ? 'dark' : 'light');
 }
 
+/** Nothing has to be moved sideways to be seen, but for what scrolls by itself. */
+export async function fits(page: Page): Promise<void> {
+  const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  expect(over, `${new URL(page.url()).pathname} is no wider than the screen`).toBeLessThanOrEqual(1);
+}
+
 /** A picture of the page for the documentation, where SELVEDGE_SCREENS says into which folder; also a dark one. */
 export async function picture(page: Page, name: string, also: { dark?: boolean } = {}): Promise<void> {
   if (!SCREENS) return;

@@ -4,7 +4,7 @@
 // newest of all.
 import { expect, test, type Page } from '@playwright/test';
 import { readFileSync } from 'node:fs';
-import { accessible, dark, enter, picture, settled, watch } from './help';
+import { accessible, dark, enter, fits, picture, settled, watch } from './help';
 
 interface Incident {
   id: string;
@@ -252,8 +252,7 @@ test('on a phone', async ({ page }) => {
   for (const path of ['/', '/incidents', '/fabric', '/matrix', '/paths', '/ask', '/docs']) {
     await page.goto(path);
     await settled(page);
-    const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-    expect(over, `${path} is no wider than the screen`).toBeLessThanOrEqual(1);
+    await fits(page);
     if (path === '/') await picture(page, 'phone');
   }
 });

@@ -138,8 +138,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let lab = Lab { binary };
     let up: serde_json::Value = serde_json::from_str(&up)?;
     let hub = up["hub"].as_str().context("the lab has no hub")?;
-    // A healthy minute's beginning, so that the plots have a before.
-    std::thread::sleep(Duration::from_secs(15));
+    // A healthy minute's beginning, so that the plots have a before. A picture shows half a minute of it, which should
+    // not be that of the agents' start.
+    std::thread::sleep(Duration::from_secs(if args.screens.is_some() { 40 } else { 15 }));
     sh(&lab.binary, &["lab", "fault", LINK, "drop", "1%", "--name", LAB])?;
     let begun = Instant::now();
     loop {
