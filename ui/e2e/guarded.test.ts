@@ -7,7 +7,7 @@
 // tests use nine.
 import { expect, test, type Page } from '@playwright/test';
 import type { IncidentDetail } from '../src/lib/api';
-import { accessible, fits, login, picture, settled, watch } from './help';
+import { accessible, fits, login, picture, settled, severable, watch } from './help';
 
 const URL_OF = process.env.SELVEDGE_GUARDED_URL;
 const PASSWORD = process.env.SELVEDGE_GUARDED_PASSWORD ?? '';
@@ -79,6 +79,7 @@ test('wrong and right, back where one was, and out', async ({ page }) => {
 
 test('a viewer looks and does not act', async ({ page }) => {
   const fine = watch(page, URL_OF);
+  const cut = await severable(page);
   const { csrf } = await session(page, 'vera');
   await withIncident(page);
   await page.goto('/incidents/inc-1');
@@ -93,6 +94,15 @@ test('a viewer looks and does not act', async ({ page }) => {
   await expect(page.getByText('The table audit is only for administrators of the whole fabric, and you are viewer.')).toBeVisible();
   await expect(page.getByRole('alert')).toContainText('audit');
   await accessible(page, 'ask, about the audit table');
+
+  await test.step('a hub that has started anew knows no sessions: the page finds out by itself', async () => {
+    await page.goto('/');
+    await expect(page.getByText('live', { exact: true })).toBeVisible();
+    await page.context().clearCookies();
+    await cut();
+    await expect(page).toHaveURL(/\/login$/, { timeout: 15_000 });
+    await expect(page.getByText('Your session has ended.')).toBeVisible();
+  });
   fine();
 });
 

@@ -52,6 +52,29 @@ export async function settled(page: Page): Promise<void> {
   });
 }
 
+/** Lets the stream of events be cut from inside the browser: nothing else ends one that is already open. */
+export async function severable(page: Page): Promise<() => Promise<void>> {
+  await page.addInitScript(() => {
+    const streams: EventSource[] = [];
+    const Real = globalThis.EventSource;
+    globalThis.EventSource = class extends Real {
+      constructor(url: string | URL) {
+        super(url);
+        streams.push(this);
+      }
+    };
+    Object.assign(globalThis, {
+      cut: () => {
+        for (const s of streams.splice(0)) {
+          s.close();
+          s.dispatchEvent(new Event('error'));
+        }
+      },
+    });
+  });
+  return () => page.evaluate(() => (globalThis as unknown as { cut: () => void }).cut());
+}
+
 export async function dark(page: Page, on: boolean): Promise<void> {
   await page.emulateMedia({ colorScheme: on ? 'dark' : 'light' });
   await expect(page.locator('html')).toHaveAttribute('data-theme', on ? 'dark' : 'light');

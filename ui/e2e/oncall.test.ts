@@ -4,7 +4,7 @@
 // newest of all.
 import { expect, test, type Page } from '@playwright/test';
 import { readFileSync } from 'node:fs';
-import { accessible, dark, enter, fits, picture, settled, watch } from './help';
+import { accessible, dark, enter, fits, picture, settled, severable, watch } from './help';
 
 interface Incident {
   id: string;
@@ -217,29 +217,11 @@ test('with the keyboard alone', { tag: '@short' }, async ({ page }) => {
 });
 
 test('says when it is not connected', async ({ page }) => {
-  // the stream is cut from inside the browser: nothing else ends one that is already open
-  await page.addInitScript(() => {
-    const streams: EventSource[] = [];
-    const Real = globalThis.EventSource;
-    globalThis.EventSource = class extends Real {
-      constructor(url: string | URL) {
-        super(url);
-        streams.push(this);
-      }
-    };
-    Object.assign(globalThis, {
-      cut: () => {
-        for (const s of streams.splice(0)) {
-          s.close();
-          s.dispatchEvent(new Event('error'));
-        }
-      },
-    });
-  });
+  const cut = await severable(page);
   await page.goto('/');
   await expect(page.getByText('live', { exact: true })).toBeVisible();
   await page.route('**/api/v1/events', (r) => r.abort());
-  await page.evaluate(() => (globalThis as unknown as { cut: () => void }).cut());
+  await cut();
   await expect(page.getByRole('alert').filter({ hasText: 'Not connected' })).toBeVisible({ timeout: 15_000 });
   await expect(page.getByText('live', { exact: true })).toHaveCount(0);
   await picture(page, 'not-connected');

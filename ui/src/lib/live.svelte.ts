@@ -127,9 +127,19 @@ class Live {
       this.#look();
       if (source.readyState === EventSource.CLOSED && this.#source === source) {
         this.#source = null;
-        this.#retry = setTimeout(() => this.#open(), RETRY_MS);
+        this.#retry = setTimeout(() => void this.#again(), RETRY_MS);
       }
     });
+  }
+  /** A stream does not say why it was refused, so another question goes first: a session that ended ends here. */
+  async #again(): Promise<void> {
+    const there = await api.clock().then(
+      () => true,
+      () => false,
+    );
+    if (this.#how !== 'events' || this.#source) return;
+    if (there) this.#listen();
+    else this.#retry = setTimeout(() => void this.#again(), RETRY_MS);
   }
 }
 export const live = new Live();
