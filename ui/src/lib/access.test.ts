@@ -40,7 +40,7 @@ describe('the audit table', () => {
 
 describe('the way back from a login', () => {
   it('leads to a path of ours only', () => {
-    expect([null, '', '/', '//evil.example', '/\\evil.example', 'https://evil.example', '/login', '/login?next=/ask'].map(safeNext)).toEqual(Array(8).fill('/'));
+    expect([null, '', '/', '//evil.example', '/\\evil.example', 'https://evil.example', '/\t/evil.example', '/\n\\evil.example', '/login', '/login?next=/ask'].map(safeNext)).toEqual(Array(10).fill('/'));
     expect(['/ask?sql=SELECT%201', '/docs/lab.md#up', '/logins'].map(safeNext)).toEqual(['/ask?sql=SELECT%201', '/docs/lab.md#up', '/logins']);
   });
   it('is part of the address of the login', () => {

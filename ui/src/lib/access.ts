@@ -49,9 +49,12 @@ export function unlisted(me: Me | null, schema: Schema): string[] {
   return me && me.auth !== 'none' ? GUARDED.filter((t) => !schema.tables.some((s) => s.name === t)) : [];
 }
 
-/** The address to come back to after a login: only ever a path of ours, and not the login itself. */
+/**
+ * The address to come back to after a login: only ever a path of ours, and not the login itself. A tab or a newline in it
+ * would be skipped where it is followed, and what is behind it might be another host.
+ */
 export function safeNext(next: string | null): string {
-  return next && /^\/(?![/\\])/.test(next) && !/^\/login(?:[/?#]|$)/.test(next) ? next : '/';
+  return next && /^\/(?![/\\])[\x21-\x7e]*$/.test(next) && !/^\/login(?:[/?#]|$)/.test(next) ? next : '/';
 }
 /** The login page, with the address to come back to. */
 export function loginUrl(from: string): string {
