@@ -137,7 +137,8 @@ class Live {
       () => true,
       () => false,
     );
-    if (this.#how !== 'events' || this.#source) return;
+    // who comes back to the tab opens it
+    if (this.#how !== 'events' || this.#source || document.hidden) return;
     if (there) this.#listen();
     else this.#retry = setTimeout(() => void this.#again(), RETRY_MS);
   }
