@@ -4,7 +4,7 @@
 // newest of all.
 import { expect, test, type Page } from '@playwright/test';
 import { readFileSync } from 'node:fs';
-import { accessible, dark, enter, picture, watch } from './help';
+import { accessible, dark, enter, fits, picture, settled, severable, watch } from './help';
 
 interface Incident {
   id: string;
@@ -32,25 +32,18 @@ test.beforeEach(async ({ page }) => {
   await dark(page, false).catch(() => undefined);
 });
 
-test('every page, in light and dark', async ({ page }) => {
+test('every page, in light and dark', { tag: '@short' }, async ({ page }) => {
   const fine = watch(page);
   for (const [path, name, both] of [['/', 'now', true], ['/incidents', 'incidents', false], ['/fabric', 'fabric', true], ['/fabric?layer=coverage', 'fabric-coverage', false], ['/fabric?table=1', 'fabric-table', false], ['/matrix?by=leaf', 'matrix-leaves', false], ['/paths', 'paths-choose', false], ['/docs', 'docs', false], ['/login', 'login', false], ['/nowhere', 'missing', false]] as const) {
     await page.goto(path);
-    await expect(page.locator('main')).not.toContainText(/Asking|Loading/, { timeout: 10_000 });
-    await page.waitForTimeout(1200);
-    await picture(page, name);
+    await settled(page);
+    await picture(page, name, { dark: both });
     await accessible(page, name);
-    if (both) {
-      await dark(page, true);
-      await page.waitForTimeout(500);
-      await picture(page, `${name}-dark`);
-      await dark(page, false);
-    }
   }
   fine();
 });
 
-test('from the alert to the retrospective', async ({ page }) => {
+test('from the alert to the retrospective', { tag: '@short' }, async ({ page }) => {
   const fine = watch(page);
   const it = await incident(page);
 
@@ -63,13 +56,9 @@ test('from the alert to the retrospective', async ({ page }) => {
   await test.step('the evidence, for and against', async () => {
     await expect(page.getByText('packets hurt', { exact: false }).first()).toBeVisible();
     await page.getByText('Observations to look up in a recording').click().catch(() => undefined);
-    await page.waitForTimeout(600);
-    await picture(page, 'incident');
+    await settled(page);
+    await picture(page, 'incident', { dark: true });
     await accessible(page, 'incident');
-    await dark(page, true);
-    await page.waitForTimeout(400);
-    await picture(page, 'incident-dark');
-    await dark(page, false);
   });
   await test.step('the guide, with a command to copy', async () => {
     await page.getByRole('link', { name: 'What to do' }).click();
@@ -104,7 +93,7 @@ test('from the alert to the retrospective', async ({ page }) => {
     const chosen = page.getByRole('complementary', { name: 'What is chosen' });
     await expect(chosen.getByRole('heading', { level: 2 })).toHaveText(it.component.name);
     if (it.state === 'open') await expect(chosen.getByRole('link', { name: it.id, exact: true })).toBeVisible();
-    await page.waitForTimeout(900);
+    await settled(page);
     await picture(page, 'fabric-incident');
     await accessible(page, 'fabric');
   });
@@ -115,7 +104,7 @@ test('from the alert to the retrospective', async ({ page }) => {
     await page.keyboard.press('ArrowDown');
     await page.keyboard.press('ArrowRight');
     await expect(page).toHaveURL(/from=.*to=/);
-    await page.waitForTimeout(500);
+    await settled(page);
     await picture(page, 'matrix');
     await accessible(page, 'matrix');
   });
@@ -127,7 +116,7 @@ test('from the alert to the retrospective', async ({ page }) => {
     else await page.goto(`/paths?from=${from}&to=${to}`);
     await expect(page).toHaveURL(new RegExp(`from=${from}&to=${to}`));
     await expect(page.getByRole('row').nth(1)).toContainText(from);
-    await page.waitForTimeout(600);
+    await settled(page);
     await picture(page, 'paths');
     await accessible(page, 'paths');
   });
@@ -137,7 +126,7 @@ test('from the alert to the retrospective', async ({ page }) => {
     await page.locator('.examples button').first().click();
     await expect(page.getByText(ANSWERED)).toBeVisible();
     await expect(page).toHaveURL(/sql=/);
-    await page.waitForTimeout(300);
+    await settled(page);
     await picture(page, 'ask');
     await accessible(page, 'ask, answered');
     const saved = page.waitForEvent('download');
@@ -182,7 +171,7 @@ test('from the alert to the retrospective', async ({ page }) => {
   fine();
 });
 
-test('with the keyboard alone', async ({ page }) => {
+test('with the keyboard alone', { tag: '@short' }, async ({ page }) => {
   const fine = watch(page);
   await page.goto('/');
   await expect(page.getByRole('heading', { level: 1 })).toBeVisible();
@@ -201,8 +190,8 @@ test('with the keyboard alone', async ({ page }) => {
   await expect(page.getByRole('application')).toBeVisible();
   await page.keyboard.press('/');
   await expect(page.getByRole('combobox', { name: 'Go to a page, host, switch, link or incident' })).toBeFocused();
-  await page.waitForTimeout(800);
   await page.keyboard.type('leaf0');
+  await expect(page.getByRole('option', { name: /p0-leaf0/ }).first()).toBeVisible();
   await accessible(page, 'go to');
   await page.keyboard.press('Enter');
   await expect(page).toHaveURL(/select=.*leaf0/);
@@ -228,29 +217,11 @@ test('with the keyboard alone', async ({ page }) => {
 });
 
 test('says when it is not connected', async ({ page }) => {
-  // the stream is cut from inside the browser: nothing else ends one that is already open
-  await page.addInitScript(() => {
-    const streams: EventSource[] = [];
-    const Real = globalThis.EventSource;
-    globalThis.EventSource = class extends Real {
-      constructor(url: string | URL) {
-        super(url);
-        streams.push(this);
-      }
-    };
-    Object.assign(globalThis, {
-      cut: () => {
-        for (const s of streams.splice(0)) {
-          s.close();
-          s.dispatchEvent(new Event('error'));
-        }
-      },
-    });
-  });
+  const cut = await severable(page);
   await page.goto('/');
   await expect(page.getByText('live', { exact: true })).toBeVisible();
   await page.route('**/api/v1/events', (r) => r.abort());
-  await page.evaluate(() => (globalThis as unknown as { cut: () => void }).cut());
+  await cut();
   await expect(page.getByRole('alert').filter({ hasText: 'Not connected' })).toBeVisible({ timeout: 15_000 });
   await expect(page.getByText('live', { exact: true })).toHaveCount(0);
   await picture(page, 'not-connected');
@@ -262,10 +233,8 @@ test('on a phone', async ({ page }) => {
   await page.setViewportSize({ width: 390, height: 844 });
   for (const path of ['/', '/incidents', '/fabric', '/matrix', '/paths', '/ask', '/docs']) {
     await page.goto(path);
-    await expect(page.locator('main')).not.toContainText(/Asking|Loading/, { timeout: 10_000 });
-    await page.waitForTimeout(500);
-    const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-    expect(over, `${path} is no wider than the screen`).toBeLessThanOrEqual(1);
+    await settled(page);
+    await fits(page);
     if (path === '/') await picture(page, 'phone');
   }
 });

@@ -9,6 +9,6 @@ import { look } from './lib/theme.svelte';
 
 look.start();
 nav.listen();
-void session.start();
 live.start();
+void session.start();
 mount(App, { target: document.getElementById('app')! });

@@ -6,6 +6,8 @@
 export interface Me {
   name: string;
   role: 'viewer' | 'operator' | 'admin';
+  /** Whose hosts this person sees; null: the whole fabric. */
+  tenant: string | null;
   auth: 'none' | 'session' | 'token';
   csrf: string;
   login: 'local' | 'oidc' | 'none';
@@ -234,11 +236,16 @@ export class ApiError extends Error {
 let csrf = '';
 /** Called with the 401 that an expired session brings, wherever it comes up. */
 let onUnauthorised: (e: ApiError) => void = () => {};
+/** Called with the 403 of an act: whether it is worth another try, as after a login in another tab. */
+let onForbidden: () => Promise<boolean> = () => Promise.resolve(false);
 export function setCsrf(token: string): void {
   csrf = token;
 }
 export function setOnUnauthorised(f: (e: ApiError) => void): void {
   onUnauthorised = f;
+}
+export function setOnForbidden(f: () => Promise<boolean>): void {
+  onForbidden = f;
 }
 
 async function problem(r: Response): Promise<ApiError> {
@@ -273,13 +280,20 @@ async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
   return (await (await call(path, signal ? { signal } : {})).json()) as T;
 }
 
-function post(path: string, body: unknown, signal?: AbortSignal): Promise<Response> {
-  return call(path, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json', 'x-selvedge-csrf': csrf },
-    body: JSON.stringify(body),
-    ...(signal ? { signal } : {}),
-  });
+async function post(path: string, body: unknown, signal?: AbortSignal): Promise<Response> {
+  const send = () =>
+    call(path, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'x-selvedge-csrf': csrf },
+      body: JSON.stringify(body),
+      ...(signal ? { signal } : {}),
+    });
+  try {
+    return await send();
+  } catch (e) {
+    if (e instanceof ApiError && e.status === 403 && (await onForbidden())) return send();
+    throw e;
+  }
 }
 
 const query = (o: Record<string, string | number | null | undefined>): string => {
@@ -301,6 +315,8 @@ export type IncidentAction =
 
 export const api = {
   me: (s?: S) => get<Me>('/me', s),
+  /** The hub's clock, to the second, from who may not follow its events. */
+  clock: async (s?: S) => Date.parse((await call('/me', s ? { signal: s } : {})).headers.get('date') ?? ''),
   login: async (name: string, password: string) => (await (await post('/login', { name, password })).json()) as Me,
   logout: () => post('/logout', {}),
   now: (s?: S) => get<Now>('/now', s),

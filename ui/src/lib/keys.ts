@@ -38,10 +38,10 @@ export const ASK: readonly Shortcut[] = [
   { keys: 'Ctrl Space', text: 'Complete' },
 ];
 
-/** What a key means after the one before it: a place, a thing to do, a beginning (`g`), or nothing. */
-export function meaning(before: string, key: string): { go: string } | { act: '/' | 't' | '?' } | { begin: 'g' } | null {
+/** What a key means after the one before it: one of these places, a thing to do, a beginning (`g`), or nothing. */
+export function meaning(before: string, key: string, places = PLACES): { go: string } | { act: '/' | 't' | '?' } | { begin: 'g' } | null {
   if (before === 'g') {
-    const place = PLACES.find((p) => p.keys === `g ${key}`);
+    const place = places.find((p) => p.keys === `g ${key}`);
     if (place) return { go: place.to };
   }
   if (key === 'g') return { begin: 'g' };

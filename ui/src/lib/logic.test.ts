@@ -146,6 +146,9 @@ describe('verdict', () => {
     expect(verdict({ ...now, well: false })).toBe('sick');
     expect(verdict({ ...now, agents: { ...now.agents, reporting: 0 } })).toBe('blind');
     expect(verdict({ ...now, planes: [] })).toBe('blind');
+    const silent = { ...now, well: false, agents: { ...now.agents, reporting: 0 } };
+    expect(verdict(silent)).toBe('blind');
+    expect(verdict({ ...silent, planes: [{ ...now.planes[0]!, sick: 1 }] })).toBe('sick');
   });
   it('shows the loudest and surest first', () => {
     const i = (id: string, state: string, confidence: number, snoozed: string | null = null) => ({ id, state, confidence, opened_at: '2026-01-01T00:00:00Z', care: { snoozed_until: snoozed } }) as unknown as Incident;

@@ -18,7 +18,7 @@ class Nav {
       document.getElementById('main')?.focus({ preventScroll: true });
     }
   }
-  /** The same page in another state. */
+  /** The same page in another state, or another page instead of this one. */
   replace(to: string): void {
     const next = new URL(to, location.href);
     if (next.href === this.url.href) return;

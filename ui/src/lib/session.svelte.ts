@@ -1,50 +1,87 @@
 // Who is asking, and what that person may do.
 //
-// Invariant: a page shows an action only where `session.may` allows it; the hub decides anyway.
-import { api, ApiError, setCsrf, setOnUnauthorised, type Me } from './api';
+// Invariants: a page shows an action only where `session.may` allows it, and the hub decides anyway; nothing is asked of
+// the hub before it is known who asks, since what it refuses is counted; what one person saw or typed is not kept for
+// the next one: a login, a logout and another person in the same browser load the pages anew.
+import { mayAct, seesAll } from './access';
+import { api, ApiError, setCsrf, setOnForbidden, setOnUnauthorised, type Me } from './api';
+import { drafts } from './drafts';
 import { live } from './live.svelte';
-import { nav } from './nav.svelte';
+
+const RETRY_MS = 3000;
 
 class Session {
   me = $state.raw<Me | null>(null);
-  /** Set when the hub wants a login: how. */
+  /** Whether the hub has been asked who this is. Until then no page asks anything. */
+  asked = $state(false);
+  /** Set when the hub wants a login, which is then the only page: how. */
   wants = $state<string | null>(null);
-  /** An operator or an admin may acknowledge, assign, snooze, close, note and judge. */
+  /** A session of this page ended. */
+  over = $state(false);
+  /** Why a logout did not come about. */
+  trouble = $state('');
+
   get may(): boolean {
-    return this.me !== null && this.me.role !== 'viewer';
+    return mayAct(this.me);
   }
   async start(): Promise<void> {
     setOnUnauthorised((e) => this.#unauthorised(e));
+    setOnForbidden(() => this.#again());
+    // somebody may have logged in or out in another tab
+    document.addEventListener('visibilitychange', () => {
+      if (!document.hidden && this.asked && this.me?.auth !== 'none') void this.#ask();
+    });
+    await this.#ask();
+  }
+  async logout(): Promise<void> {
+    this.trouble = '';
     try {
-      this.set(await api.me());
+      await api.logout();
     } catch (e) {
       if (!(e instanceof ApiError)) throw e;
+      if (e.status !== 401) this.trouble = `Not logged out: ${e.message}.`;
+      return;
     }
+    drafts.clear();
+    location.assign('/login');
   }
-  set(me: Me): void {
+
+  async #ask(): Promise<void> {
+    try {
+      this.#set(await api.me());
+    } catch (e) {
+      if (!(e instanceof ApiError)) throw e;
+      if (e.status !== 401 && !this.me) {
+        live.stop();
+        setTimeout(() => void this.#ask(), RETRY_MS);
+      }
+    }
+    this.asked = true;
+  }
+  #set(me: Me): void {
+    if (this.over || (this.me && this.me.name !== me.name)) {
+      location.reload();
+      return;
+    }
+    drafts.own(me.name);
     this.me = me;
     this.wants = null;
     setCsrf(me.csrf);
+    live.follow(seesAll(me) ? 'events' : 'beat');
   }
-  async logout(): Promise<void> {
-    await api.logout();
-    this.me = null;
-    live.stop();
-    nav.go('/login');
+  /** After a 403: the same person with another session has another token against forged requests. */
+  async #again(): Promise<boolean> {
+    const before = this.me;
+    const now = await api.me().catch(() => null);
+    if (!now || !before) return false;
+    this.#set(now);
+    return now.name === before.name && now.csrf !== before.csrf;
   }
   #unauthorised(e: ApiError): void {
+    this.over ||= this.me !== null;
     this.me = null;
     live.stop();
     this.wants = e.login ?? 'local';
-    if (nav.url.pathname !== '/login') {
-      const next = nav.url.pathname + nav.url.search;
-      nav.replace(next === '/' ? '/login' : `/login?next=${encodeURIComponent(next)}`);
-    }
   }
 }
 export const session = new Session();
-
-/** Where to go after a login: only ever a path of ours. */
-export function safeNext(next: string | null): string {
-  return next && /^\/(?![/\\])/.test(next) && !next.startsWith('/login') ? next : '/';
-}

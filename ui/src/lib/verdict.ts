@@ -1,14 +1,15 @@
 // What a summary means in one word, for the sign beside the sentence. Pure.
 //
-// Invariant: a fabric that nobody measures is never called well.
+// Invariant: a fabric that nobody measures is never called well, nor sick where nothing was found.
 import type { Incident, Now } from './api';
 
 export type Verdict = 'well' | 'sick' | 'blind';
 
 export function verdict(n: Now): Verdict {
-  if (!n.well) return 'sick';
   const sent = n.planes.reduce((s, p) => s + p.sent_10s, 0);
-  return n.agents.reporting === 0 || sent === 0 ? 'blind' : 'well';
+  const found = n.planes.some((p) => p.sick > 0);
+  if (!found && (n.agents.reporting === 0 || sent === 0)) return 'blind';
+  return n.well ? 'well' : 'sick';
 }
 
 /** Whether somebody already has it in hand: then it need not shout. */
