@@ -34,7 +34,7 @@ test.beforeEach(async ({ page }) => {
 
 test('every page, in light and dark', { tag: '@short' }, async ({ page }) => {
   const fine = watch(page);
-  for (const [path, name, both] of [['/', 'now', true], ['/incidents', 'incidents', false], ['/fabric', 'fabric', true], ['/fabric?layer=coverage', 'fabric-coverage', false], ['/fabric?table=1', 'fabric-table', false], ['/matrix?by=leaf', 'matrix-leaves', false], ['/paths', 'paths-choose', false], ['/docs', 'docs', false], ['/login', 'login', false], ['/nowhere', 'missing', false]] as const) {
+  for (const [path, name, both] of [['/', 'now', true], ['/incidents', 'incidents', false], ['/fabric', 'fabric', true], ['/fabric?layer=coverage', 'fabric-coverage', false], ['/fabric?table=1', 'fabric-table', false], ['/matrix?by=leaf', 'matrix-leaves', false], ['/paths', 'paths-choose', false], ['/docs', 'docs', false], ['/login', 'login-without-users', false], ['/nowhere', 'missing', false]] as const) {
     await page.goto(path);
     await settled(page);
     await picture(page, name, { dark: both });
