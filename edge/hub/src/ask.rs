@@ -105,7 +105,7 @@ pub(crate) async fn query(
     if let Err(TablesError::Forbidden { .. }) = &answer {
         api.guard.audit.refused(who.by(), "query", &asked.sql, "statement");
     }
-    let mut answer = answer?;
+    let mut answer = answer.map_err(|e| explained(&who, e))?;
     if answer.is_sensitive() {
         api.guard.audit.done(&who.by(), "query", &asked.sql, "").await?;
     }
@@ -143,6 +143,19 @@ pub(crate) async fn query(
         (header::HeaderName::from_static("x-selvedge-truncated"), if truncated { "true" } else { "false" }),
     ];
     Ok((headers, file).into_response())
+}
+
+/// An error of a question; where it named a table that the asker may not see, that is what it says.
+fn explained(who: &Principal, e: TablesError) -> Problem {
+    let said = e.to_string();
+    let hidden = tables::schema::TABLES.iter().filter(|t| t.is_sensitive() && !who.sight.sensitive);
+    for t in hidden {
+        if said.contains(&format!("{}' not found", t.name)) {
+            let error = format!("the table {} is for administrators of the whole fabric", t.name);
+            return Problem::new(StatusCode::FORBIDDEN, error);
+        }
+    }
+    e.into()
 }
 
 /// One column, for people.

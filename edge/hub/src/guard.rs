@@ -136,6 +136,8 @@ pub(crate) struct Principal {
     pub address: Option<IpAddr>,
     /// Of the session, to end it.
     pub session: Option<String>,
+    /// What is kept of the token.
+    pub token: Option<String>,
 }
 
 impl Principal {
@@ -284,12 +286,13 @@ impl Guard {
             csrf: String::new(),
             address,
             session: None,
+            token: None,
         }
     }
 
-    fn by_token(&self, token: &str, address: Option<IpAddr>) -> Result<Principal, &'static str> {
+    fn by_digest(&self, digest: &str, address: Option<IpAddr>) -> Result<Principal, &'static str> {
         let force = self.force();
-        let (t, until) = force.tokens.get(&access::digest(token)).ok_or("unknown_token")?;
+        let (t, until) = force.tokens.get(digest).ok_or("unknown_token")?;
         if *until <= SystemTime::now() {
             return Err("expired_token");
         }
@@ -303,6 +306,7 @@ impl Guard {
             csrf: String::new(),
             address,
             session: None,
+            token: Some(digest.to_owned()),
         })
     }
 
@@ -319,6 +323,7 @@ impl Guard {
             csrf: session.csrf,
             address,
             session: Some(id.to_owned()),
+            token: None,
         })
     }
 
@@ -337,10 +342,19 @@ impl Guard {
             // A session's id is taken as well: Flight has no cookies.
             return match self.by_session(token, address) {
                 Some(known) => Ok(known),
-                None => self.by_token(token, address),
+                None => self.by_digest(&access::digest(token), address),
             };
         }
         cookie.and_then(|id| self.by_session(id, address)).ok_or("not_logged_in")
+    }
+
+    /// Whether somebody who was let in would be let in again, for what goes on for long.
+    pub(crate) fn still_knows(&self, who: &Principal) -> bool {
+        match (&who.session, &who.token) {
+            (Some(id), _) => self.by_session(id, who.address).is_some_and(|now| now.tenant == who.tenant),
+            (None, Some(digest)) => self.by_digest(digest, who.address).is_ok(),
+            (None, None) => !self.is_closed(),
+        }
     }
 
     /// Whether one more request, or login, of an address or name is one too many.

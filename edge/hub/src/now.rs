@@ -8,6 +8,7 @@
 
 use crate::api::{Api, Problem, precision_of};
 use crate::desk::Desk;
+use crate::guard::Principal;
 use crate::view::{IncidentView, PrecisionView, time};
 use axum::Json;
 use axum::extract::State;
@@ -240,12 +241,20 @@ struct Tick {
 /// What changes, as it changes: `tick`, `incident` and `now`.
 #[utoipa::path(get, path = "/api/v1/events",
     responses((status = 200, description = "text/event-stream; incident carries an IncidentView, now a NowView")))]
-pub(crate) async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+pub(crate) async fn events(
+    State(api): State<Api>,
+    who: Principal,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     api.metrics.requests.inc();
     let changed = api.keeper.changes();
     let clock = tokio::time::interval(Duration::from_secs(1));
-    let stream =
-        unfold((api, changed, clock, 0u32), |(api, mut changed, mut clock, mut seconds)| async move {
+    let stream = unfold(
+        (api, who, changed, clock, 0u32),
+        |(api, who, mut changed, mut clock, mut seconds)| async move {
+            // Whoever logged out, or may no longer look, hears nothing more.
+            if !api.guard.still_knows(&who) {
+                return None;
+            }
             let mut stopping = api.stopping.clone();
             let stop = async {
                 let _ = stopping.wait_for(|&s| s).await;
@@ -269,7 +278,8 @@ pub(crate) async fn events(State(api): State<Api>) -> Sse<impl Stream<Item = Res
                 }
             };
             let next = next.unwrap_or_else(|| event("tick", &Tick { at: time(crate::wall().0) }));
-            Some((Ok(next), (api, changed, clock, seconds)))
-        });
+            Some((Ok(next), (api, who, changed, clock, seconds)))
+        },
+    );
     Sse::new(stream)
 }

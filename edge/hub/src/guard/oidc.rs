@@ -224,10 +224,15 @@ pub(crate) async fn sign_in(
     let (oidc, secret) = force.oidc.as_ref().ok_or_else(none)?;
     if !api.guard.may_try(address, "") {
         api.guard.audit.refused(By { address, ..By::default() }, "login", "hub", "too_many_logins");
-        let error = "too many sign-ins were begun; wait a minute";
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, error));
+        return to("/login?error=too_many_logins", &[]);
     }
-    let metadata = provider(&api, oidc, force.oidc_ca.clone()).await?;
+    let metadata = match provider(&api, oidc, force.oidc_ca.clone()).await {
+        Ok(metadata) => metadata,
+        Err(e) => {
+            tracing::error!(error = e.said(), "nobody can sign in");
+            return to("/login?error=provider", &[]);
+        }
+    };
     let party = Party::from_provider_metadata(
         metadata,
         ClientId::new(oidc.client_id.clone()),

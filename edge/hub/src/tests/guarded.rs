@@ -260,11 +260,25 @@ async fn only_who_may_is_let_in_and_what_is_refused_is_written_down() {
     // The audit table is for administrators, and asking it is written down.
     let audit = json!({ "sql": "select count(*) from audit" });
     let got = hub.tell("/api/v1/query", otto.clone(), audit.clone()).await;
-    assert_eq!((got.status, got.error().contains("audit")), (400, true), "{}", got.body);
+    assert_eq!((got.status, got.error().contains("administrators")), (403, true), "{}", got.body);
     let (ada, _) = hub.log_in("ada").await;
     assert_eq!(hub.tell("/api/v1/query", ada.clone(), audit).await.status, 200);
 
+    // A stream of events ends with the session it was opened by.
+    let (base, cookie) = (hub.base(), otto[0].1.clone());
+    let (begun, listening) = tokio::sync::oneshot::channel();
+    let events = tokio::task::spawn_blocking(move || {
+        let agent = ureq::Agent::new_with_defaults();
+        let mut stream = agent.get(format!("{base}/api/v1/events")).header("cookie", &cookie).call().unwrap();
+        let mut reader = stream.body_mut().as_reader();
+        let mut buf = [0u8; 256];
+        assert!(reader.read(&mut buf).unwrap() > 0);
+        begun.send(()).unwrap();
+        while reader.read(&mut buf).is_ok_and(|n| n > 0) {}
+    });
+    listening.await.unwrap();
     assert_eq!(hub.tell("/api/v1/logout", otto.clone(), json!({})).await.status, 204);
+    tokio::time::timeout(Duration::from_secs(5), events).await.expect("the stream ends").unwrap();
     assert_eq!(hub.ask(read, otto).await.status, 401, "logged out");
 
     for (filter, at_least, who) in [
@@ -393,7 +407,7 @@ async fn a_tenant_sees_what_is_theirs_and_cannot_ask_around_it() {
     }
     let matrix = hub.ask("/api/v1/matrix", bob.clone()).await;
     assert_eq!(matrix.json()["labels"], json!(["host0", "host1", "host2", "host3"]));
-    assert_eq!(hub.tell("/api/v1/query", bob, json!({ "sql": "select * from audit" })).await.status, 400);
+    assert_eq!(hub.tell("/api/v1/query", bob, json!({ "sql": "select * from audit" })).await.status, 403);
     hub.audited(&place, "reason = 'tenant' and who = 'bob'", 1).await;
     hub.end().await;
 }
