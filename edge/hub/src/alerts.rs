@@ -11,8 +11,8 @@
 
 use crate::api::Api;
 use crate::config::Config;
-use crate::guard::access::{AccessError, secret};
-use crate::guard::stamp;
+use crate::guard::access::{AccessError, hex, secret};
+use crate::guard::changed;
 use crate::incident::{Change, Incident, kind_word};
 use crate::metrics::{Metrics, Receiver as ReceiverLabel};
 use crate::rows::{self, AlertRow};
@@ -279,7 +279,7 @@ impl Receiver {
                 let seconds = now_ns / 1_000_000_000;
                 let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
                 let mac = hmac::sign(&key, format!("{seconds}.{body}").as_bytes());
-                let hex: String = mac.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+                let hex = hex(mac.as_ref());
                 let signature = ("x-selvedge-signature", format!("t={seconds},v1={hex}"));
                 post(&self.url, &[json, signature], body.as_bytes())
             }
@@ -338,9 +338,15 @@ impl Telling {
 
     /// Sends what is due; whether it was taken.
     async fn look(&mut self, now_ns: u64) -> Result<(), String> {
-        let incidents = self.api.keeper.published().clone();
-        // What is no longer listed cannot be told.
-        self.told.retain(|n, _| incidents.contains_key(n));
+        let incidents: BTreeMap<u64, Incident> = {
+            let published = self.api.keeper.published();
+            // What is no longer listed cannot be told.
+            self.told.retain(|n, _| published.contains_key(n));
+            // Of the many that are over only those somebody waits for.
+            let awaited = |n: &u64| self.told.get(n).is_some_and(|t| t.firing);
+            let all = published.iter().filter(|(n, i)| i.is_open() || awaited(n));
+            all.map(|(n, i)| (*n, i.clone())).collect()
+        };
         let (wait, repeat) = match self.receiver.way {
             Way::Webhook { .. } => (self.receiver.group_wait, self.receiver.repeat),
             // It waits and repeats by its own rules.
@@ -458,14 +464,8 @@ pub(crate) async fn keep(api: Api, config: Arc<Config>) {
     let mut running = tokio::task::JoinSet::new();
     let mut current: Vec<Receiver> = Vec::new();
     let mut seen = None;
-    let mut every = tokio::time::interval(Duration::from_secs(2));
     loop {
-        every.tick().await;
-        let now = Some(stamp(&path));
-        if now == seen {
-            continue;
-        }
-        seen = now;
+        changed(&path, &mut seen).await;
         match receivers(&path) {
             Err(e) => {
                 tracing::error!(error = %e, "the alerts file is wrong; what was told before is told on")

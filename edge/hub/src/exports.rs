@@ -11,7 +11,7 @@ use crate::alerts::post;
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::guard::access::{AccessError, secret};
-use crate::guard::stamp;
+use crate::guard::changed;
 use crate::incident::{Incident, kind_word};
 use crate::metrics::Receiver as ReceiverLabel;
 use prost::Message as _;
@@ -374,14 +374,8 @@ pub(crate) async fn keep(api: Api, config: Arc<Config>) {
     let mut running = tokio::task::JoinSet::new();
     let mut current: Vec<Receiver> = Vec::new();
     let mut seen = None;
-    let mut every = tokio::time::interval(Duration::from_secs(2));
     loop {
-        every.tick().await;
-        let now = Some(stamp(&path));
-        if now == seen {
-            continue;
-        }
-        seen = now;
+        changed(&path, &mut seen).await;
         match receivers(&path) {
             Err(e) => {
                 tracing::error!(error = %e, "the exports file is wrong; what was sent before is sent on")

@@ -424,6 +424,18 @@ pub(crate) fn stamp(path: &Path) -> Option<(SystemTime, u64, u64)> {
     Some((meta.modified().ok()?, meta.len(), meta.ino()))
 }
 
+/// Done when a file is another one than it was; the first time at once.
+pub(crate) async fn changed(path: &Path, seen: &mut Option<Option<(SystemTime, u64, u64)>>) {
+    loop {
+        let now = Some(stamp(path));
+        if now != *seen {
+            *seen = now;
+            return;
+        }
+        tokio::time::sleep(access::LOOK_EVERY).await;
+    }
+}
+
 /// A host a request may name: an address, which nobody can point elsewhere, or one of our names.
 fn is_ours(names: &BTreeSet<String>, host: &str) -> bool {
     let bare = match host.strip_prefix('[') {

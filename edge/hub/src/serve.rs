@@ -399,7 +399,7 @@ pub async fn serve(
 }
 
 /// An error with its causes, in one line.
-fn chain(e: &dyn std::error::Error) -> String {
+pub(crate) fn chain(e: &dyn std::error::Error) -> String {
     let mut out = e.to_string();
     let mut source = e.source();
     while let Some(cause) = source {

@@ -228,7 +228,8 @@ pub(crate) fn is_password(password: &str, hash: &str) -> bool {
         && Argon2::default().verify_password(password.as_bytes(), hash).is_ok()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -25,7 +25,7 @@ impl Pseudonyms {
     fn with(key: [u8; KEY_BYTES]) -> Self {
         // Of the key's digest, so that the id tells nothing of the key.
         let digest = digest(&SHA256, &key);
-        let key_id = digest.as_ref().iter().take(4).map(|b| format!("{b:02x}")).collect();
+        let key_id = super::access::hex(digest.as_ref().get(..4).unwrap_or_default());
         Pseudonyms { cipher: IpcryptPfx::new(key), key_id }
     }
 

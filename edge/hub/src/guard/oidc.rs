@@ -11,6 +11,7 @@ use super::login::{CALLBACK, set_cookie};
 use super::session::COOKIE;
 use super::{By, Peer, cookie};
 use crate::api::{Api, Problem};
+use crate::serve::chain;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -140,16 +141,6 @@ impl Http {
     }
 }
 
-fn cause(e: &dyn std::error::Error) -> String {
-    let mut out = e.to_string();
-    let mut next = e.source();
-    while let Some(e) = next {
-        out = format!("{out}: {e}");
-        next = e.source();
-    }
-    out
-}
-
 fn unreachable(reason: impl std::fmt::Display) -> Problem {
     let error = format!("the identity provider cannot be used: {reason}; a local user can still log in");
     Problem::new(StatusCode::BAD_GATEWAY, error)
@@ -166,7 +157,7 @@ async fn provider(api: &Api, oidc: &Oidc, ca: Option<String>) -> Result<CoreProv
     let issuer = IssuerUrl::new(oidc.issuer.clone()).map_err(unreachable)?;
     let asked = tokio::task::spawn_blocking(move || {
         let http = Http::new(ca.as_deref())?;
-        CoreProviderMetadata::discover(&issuer, &|r| http.call(r)).map_err(|e| cause(&e))
+        CoreProviderMetadata::discover(&issuer, &|r| http.call(r)).map_err(|e| chain(&e))
     });
     let found = asked.await.map_err(unreachable)?.map_err(unreachable)?;
     *lock(&api.guard.oidc.provider) = Some((found.clone(), Instant::now()));
@@ -334,10 +325,10 @@ pub(crate) async fn callback(
     let (nonce, verifier) = (flow.nonce, flow.verifier);
     let exchanged = tokio::task::spawn_blocking(move || -> Result<BTreeMap<String, Value>, String> {
         let http = Http::new(ca.as_deref())?;
-        let request = party.exchange_code(AuthorizationCode::new(code)).map_err(|e| cause(&e))?;
-        let tokens = request.set_pkce_verifier(verifier).request(&|r| http.call(r)).map_err(|e| cause(&e))?;
+        let request = party.exchange_code(AuthorizationCode::new(code)).map_err(|e| chain(&e))?;
+        let tokens = request.set_pkce_verifier(verifier).request(&|r| http.call(r)).map_err(|e| chain(&e))?;
         let token = tokens.extra_fields().id_token().ok_or("the answer has no ID token")?;
-        let claims = token.claims(&party.id_token_verifier(), &nonce).map_err(|e| cause(&e))?;
+        let claims = token.claims(&party.id_token_verifier(), &nonce).map_err(|e| chain(&e))?;
         let mut all = claims.additional_claims().all.clone();
         // The standard's own claims, by the names they have on the wire.
         let text = |v: Option<String>| v.map(Value::String);
