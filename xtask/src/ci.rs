@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: what must be green before anything lands. `make test` and `.ci/run` are this.
 
-use crate::{bench_instructions, output, sh, tidy};
+use crate::{bench_instructions, output, pages, sh, tidy};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,6 +25,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     sh("cargo", &["build", "--quiet", "--package", "selvedge"])?;
     sh("cargo", &["nextest", "run", "--workspace", "--no-fail-fast"])?;
     sh("cargo", &["test", "--quiet", "--workspace", "--doc"])?;
+    match pages::missing() {
+        Some(why) => eprintln!("skip: the pages are not tried in a browser: {why}"),
+        None => pages::short()?,
+    }
     match bench_instructions::missing() {
         Some(why) => eprintln!("skip: instructions of the transport are not counted: {why}"),
         None => bench_instructions::run(&bench_instructions::Args::default())?,

@@ -22,7 +22,7 @@ const PASSWORD: &str = "for the tests only";
 /// How long the hub with users may take until it serves.
 const READY: Duration = Duration::from_secs(30);
 
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub struct Args {
     /// Leave a picture of every page here, such as docs/screens
     #[arg(long, value_name = "DIR")]
@@ -128,6 +128,18 @@ fn tell(program: &str, args: &[&str], line: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Why they cannot run here, where they cannot.
+pub fn missing() -> Option<String> {
+    let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
+    (!Path::new(&browser).exists())
+        .then(|| format!("there is no browser at {browser} (CHROMIUM names another)"))
+}
+
+/// The short run, as CI has it.
+pub fn short() -> anyhow::Result<()> {
+    run(&Args { short: true, ..Args::default() })
+}
+
 pub fn run(args: &Args) -> anyhow::Result<()> {
     sh("./.ci/pages", &[])?;
     sh("cargo", &["build", "--quiet", "--package", "selvedge"])?;
@@ -152,9 +164,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         ensure!(begun.elapsed() < Duration::from_secs(60), "the hub found no incident within a minute");
         std::thread::sleep(Duration::from_millis(500));
     }
-    let mut tests = Command::new("npm");
-    let which = if args.short { "e2e:short" } else { "e2e" };
-    tests.args(["run", "--silent", which]).current_dir(root().join("ui"));
+    let mut tests = Command::new("./.ci/pages");
+    tests.arg(if args.short { "e2e:short" } else { "e2e" }).current_dir(root());
     tests.env("SELVEDGE_URL", format!("http://{hub}"));
     if let Some(guarded) = &guarded {
         tests.env("SELVEDGE_GUARDED_URL", &guarded.url).env("SELVEDGE_GUARDED_PASSWORD", PASSWORD);
@@ -163,9 +174,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         tests.env("SELVEDGE_SCREENS", root().join(dir));
     }
     if let Some(only) = &args.only {
-        tests.args(["--", only]);
+        tests.arg(only);
     }
-    let status = tests.status().context("npm cannot be started")?;
+    let status = tests.status().context(".ci/pages cannot be started")?;
     if !status.success() {
         bail!("the browser tests failed");
     }

@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Where another hub uses the directory, wait, and take over when it ends or dies
     #[arg(long)]
     standby: bool,
+    /// How many days a table's rows are kept, or `ever`; docs/tables.md says what goes without it; may be repeated
+    #[arg(long, value_name = "TABLE=DAYS", value_parser = keep)]
+    keep: Vec<(String, Option<u32>)>,
     /// Where agents connect; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
     grpc: SocketAddr,
@@ -99,6 +102,16 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+fn keep(text: &str) -> Result<(String, Option<u32>), String> {
+    let expected = || "expected TABLE=DAYS with 1 or more days, such as path_observation=30, or TABLE=ever";
+    let (table, days) = text.split_once('=').ok_or_else(expected)?;
+    let days = match days {
+        "ever" => None,
+        days => Some(days.parse().ok().filter(|d| *d > 0).ok_or_else(expected)?),
+    };
+    Ok((table.to_owned(), days))
+}
+
 /// A file as text, or an error that names it.
 pub(crate) fn text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -151,6 +164,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         key_pem: text(&args.key)?,
         ca_pem: text(&args.ca)?,
         standby: args.standby,
+        keep_days: args.keep.into_iter().collect(),
         record: args.record,
         packets_per_second: args.packets_per_second.unwrap_or(scenario.probe.packets_per_second),
         train: scenario.probe.train,

@@ -11,7 +11,7 @@ use crate::guard::{self, Guard, Principal};
 use crate::incident::{ComponentKind, Incident, Judgement};
 use crate::keeper::Keeper;
 use crate::measured::Measurement;
-use crate::metrics::{Judged, Metrics, Name, Why, set};
+use crate::metrics::{Judged, Metrics, Name, What, Why, set};
 use crate::view::{
     AgentView, FabricView, GuideView, Health, IncidentView, LinkView, MeasuredView, PathView, PathsView,
     PrecisionRow, PrecisionView, Ready, TopView, time,
@@ -636,6 +636,10 @@ pub(crate) async fn metrics_text(api: &Api) -> Result<String, Problem> {
         }
     }
     m.set_engine(&counters);
+    m.tables_bytes_held.set(gauge(api.tables.bytes_held() as u64));
+    for (what, n) in api.tables.upkept().named() {
+        set(&m.upkeep.get_or_create(&What { what }), n);
+    }
     m.incidents_open.set(gauge(open));
     set(&m.incidents_forgotten, forgotten);
     for (reason, n) in changes {

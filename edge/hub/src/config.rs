@@ -1,6 +1,7 @@
 //! What a hub needs to know before it starts. `app` fills it from arguments and files.
 
 use fabric::Fabric;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ pub struct Config {
     pub memory_bytes: usize,
     /// Rows go from the log into the tables at least so often, default 15 s.
     pub fold_every: Duration,
+    /// Days the rows of a table are kept, by its name, where that is not the table's own (docs/tables.md); `None`: for
+    /// ever.
+    pub keep_days: BTreeMap<String, Option<u32>>,
     /// Where agents connect, default 127.0.0.1 and a free port.
     pub grpc: SocketAddr,
     /// Where questions are answered, default 127.0.0.1 and a free port.
@@ -90,6 +94,7 @@ impl Config {
             standby: false,
             memory_bytes: 512 << 20,
             fold_every: Duration::from_secs(15),
+            keep_days: BTreeMap::new(),
             grpc: loopback,
             http: loopback,
             flight: None,

@@ -18,6 +18,11 @@ pub(crate) struct Why {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct What {
+    pub what: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Name {
     pub name: String,
 }
@@ -64,6 +69,8 @@ pub(crate) struct Metrics {
     pub incidents_open: Gauge,
     pub incidents_forgotten: Counter,
     pub incident_changes: Family<Why, Counter>,
+    pub tables_bytes_held: Gauge,
+    pub upkeep: Family<What, Counter>,
     pub labels: Family<Judged, Gauge>,
     pub paths_unshown: Counter,
     pub engine_packets: Counter,
@@ -141,6 +148,16 @@ impl Metrics {
                 "Closed incidents removed because too many were kept",
             ),
             incident_changes: typed(&mut registry, "incident_changes", "Incidents opened, closed, reopened"),
+            tables_bytes_held: typed(
+                &mut registry,
+                "tables_bytes_held",
+                "Bytes of rows held in memory until they are in the tables",
+            ),
+            upkeep: typed(
+                &mut registry,
+                "tables_upkeep",
+                "What the upkeep of the tables did: merges of files, days removed for their age, files deleted",
+            ),
             labels: typed(&mut registry, "incidents_judged", "Incidents a person judged"),
             paths_unshown: typed(&mut registry, "paths_unshown", "Path measurements not kept for display"),
             engine_packets: typed(&mut registry, "engine_packets", "Packets in the observations taken"),

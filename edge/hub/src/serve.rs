@@ -88,6 +88,7 @@ fn tables(config: &Config, stopping: &watch::Receiver<bool>) -> Result<Option<Ar
     let settings = tables::Config {
         memory_bytes: config.memory_bytes,
         fold_every: config.fold_every,
+        keep_days: config.keep_days.clone(),
         ..tables::Config::new(Arc::clone(&config.fabric), &config.data)
     };
     let opened = Tables::open(settings, || config.standby && !*stopping.borrow());

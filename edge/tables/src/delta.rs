@@ -1,8 +1,10 @@
-//! One Delta table: made, widened, appended to, kept in shape.
+//! One Delta table: made, widened, appended to, its files replaced by others.
 //!
 //! How: an append commits its files together with the position in the log they reach to (a `txn` action of the
 //! application [`APP`]), and only on the very version whose position was read. So whoever commits twice, or commits
-//! after somebody else did, is refused by the store, and rows of a segment are in the table once: exactly.
+//! after somebody else did, is refused by the store, and rows of a segment are in the table once: exactly. The same
+//! holds for [`Delta::replace`], which besides is done only where every file it replaces still is the table's. A
+//! position stays until a later one is committed: commits without one, and checkpoints, keep it.
 //! Absent on purpose: the commit protocol, which is the library's; one `txn` for each producer, because the log already
 //! is in order and ten thousand actions in each commit would say nothing more.
 
@@ -10,16 +12,20 @@ use crate::error::TablesError;
 use crate::schema::{self, DAY, Kind, Table};
 use crate::store::Store;
 use arrow::array::RecordBatch;
+use arrow::compute::kernels::cast_utils::Parser as _;
+use arrow::datatypes::Date32Type;
 use datafusion::catalog::TableProvider;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake_core::kernel::{Action, DataType, PrimitiveType, StructField, Transaction};
+use deltalake_core::kernel::{Action, Add, DataType, PrimitiveType, StructField, Transaction};
 use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::operations::vacuum::VacuumMode;
 use deltalake_core::parquet::basic::{Compression, Encoding, ZstdLevel};
 use deltalake_core::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use deltalake_core::parquet::schema::types::ColumnPath;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,9 +34,54 @@ const APP: &str = "selvedge-log";
 /// Table property with the version of the columns.
 const SCHEMA_VERSION: &str = "selvedge.schema";
 
+/// What every table is told, besides its columns. The hours a reader has that opened before a merge are those of the
+/// removed files; entries of its log older than the newest checkpoint of a day ago go with the next commit.
+const SETTINGS: [(&str, &str); 4] = [
+    ("delta.checkpointInterval", "50"),
+    ("delta.logRetentionDuration", "interval 1 days"),
+    ("delta.deletedFileRetentionDuration", "interval 1 days"),
+    ("delta.dataSkippingNumIndexedCols", "8"),
+];
+/// Rows that are found or skipped together in a merged file.
+pub(crate) const GROUP_ROWS: usize = 1 << 17;
+
+/// A table. A clone is the table as it stood.
+#[derive(Clone)]
 pub(crate) struct Delta {
     pub about: &'static Table,
     table: DeltaTable,
+}
+
+/// One file of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Relative to the table.
+    pub path: String,
+    /// Days since 1970.
+    pub day: i32,
+    pub bytes: u64,
+    pub rows: u64,
+    /// When it was written, milliseconds since 1970.
+    pub written_ms: i64,
+}
+
+/// Why files are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The same rows in fewer files.
+    Merged,
+    /// Too old.
+    Forgotten,
+}
+
+/// A source of time for the library.
+#[derive(Debug)]
+struct At(i64);
+
+impl deltalake_core::operations::vacuum::Clock for At {
+    fn current_timestamp_millis(&self) -> i64 {
+        self.0
+    }
 }
 
 fn failed(table: &str, e: impl Into<DeltaTableError>) -> TablesError {
@@ -50,6 +101,7 @@ fn primitive(kind: Kind) -> DataType {
         Kind::Long => PrimitiveType::Long,
         Kind::Float => PrimitiveType::Double,
         Kind::Time => PrimitiveType::Timestamp,
+        Kind::Bytes => PrimitiveType::Binary,
     })
 }
 
@@ -57,13 +109,20 @@ fn field(c: &schema::Column) -> StructField {
     StructField::new(c.name, primitive(c.kind), c.nullable).with_metadata([("comment", c.text)])
 }
 
-/// How files are written. Numbers that are rarely the same twice are written as differences.
-fn properties(about: &Table) -> WriterProperties {
+/// How files are written. Numbers that are rarely the same twice are written as differences. Merged files are sorted,
+/// so it pays to say of every page what it holds.
+fn properties(about: &Table, sorted: bool) -> WriterProperties {
     let level = ZstdLevel::try_new(3).unwrap_or_default();
     let mut p = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by("selvedge".to_owned());
+    if sorted {
+        p = p.set_max_row_group_row_count(Some(GROUP_ROWS));
+        for c in about.cluster {
+            p = p.set_column_statistics_enabled(ColumnPath::from(*c), EnabledStatistics::Page);
+        }
+    }
     for c in about.columns {
         let runs =
             matches!(c.name, "ts" | "sequence") || c.name.starts_with("delay_") && c.kind == Kind::Long;
@@ -94,19 +153,34 @@ impl Delta {
                 .with_partition_columns([DAY])
                 .with_save_mode(SaveMode::Ignore)
                 .with_raise_if_key_not_exists(false)
-                .with_configuration([
-                    (SCHEMA_VERSION.to_owned(), Some(schema::VERSION.to_string())),
-                    ("delta.checkpointInterval".to_owned(), Some("50".to_owned())),
-                    ("delta.logRetentionDuration".to_owned(), Some("interval 1 days".to_owned())),
-                    ("delta.dataSkippingNumIndexedCols".to_owned(), Some("8".to_owned())),
-                ])
+                .with_configuration(
+                    SETTINGS
+                        .map(|(k, v)| (k.to_owned(), Some(v.to_owned())))
+                        .into_iter()
+                        .chain([(SCHEMA_VERSION.to_owned(), Some(schema::VERSION.to_string()))]),
+                )
                 .await
                 .map_err(bad)?;
         }
         table.load().await.map_err(bad)?;
         let mut delta = Delta { about, table };
         delta.widen().await?;
+        delta.set().await?;
         Ok(delta)
+    }
+
+    /// Tells the table what came to [`SETTINGS`] since it was made.
+    async fn set(&mut self) -> Result<(), TablesError> {
+        let metadata = self.table.snapshot().map_err(|e| self.bad(e))?.metadata().clone();
+        let there = metadata.configuration();
+        let missing = SETTINGS.into_iter().filter(|(k, v)| there.get(*k).map(String::as_str) != Some(*v));
+        let missing: std::collections::HashMap<String, String> =
+            missing.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        if !missing.is_empty() {
+            let set = self.table.clone().set_tbl_properties().with_properties(missing);
+            self.table = set.with_raise_if_not_exists(false).await.map_err(|e| self.bad(e))?;
+        }
+        Ok(())
     }
 
     /// Adds the columns that came since the table was made.
@@ -153,30 +227,97 @@ impl Delta {
     pub(crate) async fn append(
         &mut self,
         store: &Store,
-        rows: Vec<RecordBatch>,
+        rows: impl Iterator<Item = Result<RecordBatch, TablesError>> + Send,
         upto: u64,
     ) -> Result<(), TablesError> {
-        let mut writer = RecordBatchWriter::for_table(&self.table)
-            .map_err(|e| self.bad(e))?
-            .with_writer_properties(properties(self.about));
+        let mut writer = self.writer(false)?;
         for batch in rows {
-            writer.write(batch).await.map_err(|e| self.bad(e))?;
+            writer.write(batch?).await.map_err(|e| self.bad(e))?;
         }
         let adds = writer.flush().await.map_err(|e| self.bad(e))?;
-        let directory = store.root().join("tables").join(self.about.name);
-        let mut files: Vec<PathBuf> = adds.iter().map(|a| directory.join(&a.path)).collect();
         let at = i64::try_from(upto).unwrap_or(i64::MAX);
-        let commit = CommitBuilder::from(
-            CommitProperties::default()
-                .with_max_retries(0)
-                .with_application_transaction(Transaction::new(APP, at)),
-        )
-        .with_actions(adds.into_iter().map(Action::Add).collect());
+        let properties = CommitProperties::default().with_application_transaction(Transaction::new(APP, at));
         let operation = DeltaOperation::Write {
             mode: SaveMode::Append,
             partition_by: Some(vec![DAY.to_owned()]),
             predicate: None,
         };
+        self.commit(store, Vec::new(), adds, properties, operation).await
+    }
+
+    /// Writes files for this table; [`Delta::append`] and [`Delta::replace`] make them part of it.
+    pub(crate) fn writer(&self, sorted: bool) -> Result<RecordBatchWriter, TablesError> {
+        let writer = RecordBatchWriter::for_table(&self.table).map_err(|e| self.bad(e))?;
+        Ok(writer.with_writer_properties(properties(self.about, sorted)))
+    }
+
+    /// The files it consists of, as of the last refresh.
+    pub(crate) fn pieces(&self) -> Result<Vec<Piece>, TablesError> {
+        let state = self.table.snapshot().map_err(|e| self.bad(e))?;
+        let piece = |f: deltalake_core::kernel::LogicalFileView| {
+            let day = f.partition_values_map().remove(DAY)??;
+            Some(Piece {
+                path: f.path().into_owned(),
+                day: Date32Type::parse(&day)?,
+                bytes: u64::try_from(f.size()).unwrap_or(0),
+                rows: f.num_records().and_then(|n| u64::try_from(n).ok())?,
+                written_ms: f.modification_time(),
+            })
+        };
+        Ok(state.log_data().iter().filter_map(piece).collect())
+    }
+
+    /// Some of its files, to be read as a table.
+    pub(crate) async fn some(&self, paths: &[String]) -> Result<Arc<dyn TableProvider>, TablesError> {
+        let some = self.table.table_provider().with_file_paths(paths.iter().cloned());
+        some.await.map_err(|e| self.bad(DeltaTableError::from(e)))
+    }
+
+    /// Replaces files by others, or by none. Nothing is done, and `false` said, where one of them is not the table's any
+    /// more.
+    pub(crate) async fn replace(
+        &mut self,
+        store: &Store,
+        old: &[String],
+        new: Vec<Add>,
+        why: Why,
+    ) -> Result<bool, TablesError> {
+        self.refresh().await?;
+        let wanted: HashSet<&str> = old.iter().map(String::as_str).collect();
+        let changed = why == Why::Forgotten;
+        let state = self.table.snapshot().map_err(|e| self.bad(e))?;
+        let removed: Vec<Action> = state
+            .log_data()
+            .iter()
+            .filter(|f| wanted.contains(f.path().as_ref()))
+            .map(|f| Action::Remove(f.remove_action(changed)))
+            .collect();
+        if removed.len() != wanted.len() {
+            return Ok(false);
+        }
+        let new: Vec<Add> = new.into_iter().map(|a| Add { data_change: changed, ..a }).collect();
+        let bytes = new.iter().map(|a| a.size).max().unwrap_or(0);
+        let operation = match why {
+            Why::Merged => DeltaOperation::Optimize { predicate: None, target_size: bytes },
+            Why::Forgotten => DeltaOperation::Delete { predicate: None },
+        };
+        self.commit(store, removed, new, CommitProperties::default(), operation).await?;
+        Ok(true)
+    }
+
+    /// One commit on the version of the last refresh, or none. Its files are synced.
+    async fn commit(
+        &mut self,
+        store: &Store,
+        mut actions: Vec<Action>,
+        adds: Vec<Add>,
+        properties: CommitProperties,
+        operation: DeltaOperation,
+    ) -> Result<(), TablesError> {
+        let directory = store.root().join("tables").join(self.about.name);
+        let mut files: Vec<PathBuf> = adds.iter().map(|a| directory.join(&a.path)).collect();
+        actions.extend(adds.into_iter().map(Action::Add));
+        let commit = CommitBuilder::from(properties.with_max_retries(0)).with_actions(actions);
         let snapshot = self.table.snapshot().map_err(|e| self.bad(e))?.snapshot().clone();
         let done = commit.build(Some(&snapshot), self.table.log_store(), operation).await;
         let version = done.map_err(|e| self.bad(e))?.version();
@@ -184,6 +325,16 @@ impl Delta {
         files.push(directory.join("_delta_log"));
         sync(files).await?;
         self.refresh().await
+    }
+
+    /// Files on the store that are not the table's and have not been for [`SETTINGS`]' day: what merges and retention
+    /// left, and what was written and never committed. Relative to the table.
+    pub(crate) async fn unused(&self, now_ms: i64) -> Result<Vec<String>, TablesError> {
+        // Only said, and removed by the caller: the library's own removal adds two entries to the log for each, which
+        // would race with the next fold.
+        let vacuum = self.table.clone().vacuum().with_mode(VacuumMode::Full).with_dry_run(true);
+        let (_, found) = vacuum.with_clock(Arc::new(At(now_ms))).await.map_err(|e| self.bad(e))?;
+        Ok(found.files_deleted)
     }
 
     /// What the SQL engine reads: the table as of the last refresh.

@@ -54,6 +54,12 @@ pub enum TablesError {
         /// What it wanted.
         reason: String,
     },
+    /// A setting for a table that there is not.
+    #[error("keep_days names the table {table:?}, which is none: expected one of those in docs/tables.md")]
+    NoTable {
+        /// What it was called.
+        table: String,
+    },
     /// Rows that are not the table's.
     #[error("rows for table {table}: {reason}")]
     Rows {

@@ -2,28 +2,47 @@
 //!
 //! How: every few seconds, or when memory is half full, each table takes the rows of all segments that are durable, in
 //! one commit that says up to which segment it reaches; in one step under the lock the rows then leave memory and the
-//! new version of the table is the one that is read.
+//! new version of the table is the one that is read. Observations are summed by the minute on their way ([`rollup`]).
+//! Between two folds [`Upkeep`] is given its turn.
 //! Invariants: a commit is made only on the version whose position was read; rows at or below that position are already
-//! there and are dropped; a failed fold is tried again, and said in the meantime.
+//! there and are dropped; a failed fold is tried again, and said in the meantime; sums of observations are committed
+//! before the observations, so that none leaves the log unsummed.
 
 use crate::delta::Delta;
 use crate::error::TablesError;
+use crate::rollup;
+use crate::schema::{PATH_MINUTE, PATH_OBSERVATION};
 use crate::tables::Shared;
+use crate::upkeep::Upkeep;
 use arrow::array::RecordBatch;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(shared: Arc<Shared>, mut deltas: Vec<Delta>) {
+    let mut upkeep = Upkeep::new(&shared, &deltas);
     loop {
         let (closing, pause) = {
             let state = shared.lock();
             let half = state.bytes > shared.config.memory_bytes / 2;
             (state.closing, if half { Duration::ZERO } else { shared.config.fold_every })
         };
-        if !closing && !pause.is_zero() {
-            let _ = tokio::time::timeout(pause, shared.wake_fold.notified()).await;
+        if closing {
+            upkeep.stop();
+        } else if !pause.is_zero() {
+            let until = Instant::now() + pause;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => break,
+                    () = shared.wake_fold.notified() => break,
+                    outcome = upkeep.ended() => {
+                        upkeep.settle(&shared, &mut deltas, outcome).await;
+                        upkeep.begin(&shared, &mut deltas).await;
+                    }
+                }
+            }
         }
         let outcome = fold(&shared, &mut deltas).await;
         let failed = outcome.is_err();
@@ -39,6 +58,9 @@ pub(crate) async fn run(shared: Arc<Shared>, mut deltas: Vec<Delta>) {
         shared.folds.send_modify(|f| *f += 1);
         if is_over(&shared, failed) {
             return;
+        }
+        if !failed && !closing {
+            upkeep.begin(&shared, &mut deltas).await;
         }
         if failed || closing {
             tokio::time::sleep(if failed { RETRY } else { Duration::from_millis(10) }).await;
@@ -56,14 +78,14 @@ fn is_over(shared: &Shared, failed: bool) -> bool {
 
 async fn fold(shared: &Shared, deltas: &mut [Delta]) -> Result<(), TablesError> {
     let upto = shared.lock().segment;
-    for (index, delta) in deltas.iter_mut().enumerate() {
-        table(shared, index, delta, upto).await?;
+    for index in 0..deltas.len() {
+        table(shared, index, deltas, upto).await?;
     }
     shared.lock().folded = upto;
     Ok(())
 }
 
-async fn table(shared: &Shared, index: usize, delta: &mut Delta, upto: u64) -> Result<(), TablesError> {
+async fn table(shared: &Shared, index: usize, deltas: &mut [Delta], upto: u64) -> Result<(), TablesError> {
     let rows: Vec<(u64, RecordBatch)> = {
         let state = shared.lock();
         let recent = state.recent.get(index).into_iter().flatten();
@@ -72,14 +94,22 @@ async fn table(shared: &Shared, index: usize, delta: &mut Delta, upto: u64) -> R
     if rows.is_empty() {
         return Ok(());
     }
-    delta.refresh().await?;
-    let at = delta.position().await?;
-    let new: Vec<RecordBatch> =
-        rows.into_iter().filter(|(s, _)| at.is_none_or(|at| *s > at)).map(|(_, b)| b).collect();
-    if !new.is_empty() {
-        delta.append(&shared.store, new, upto).await?;
+    let mut changed = Vec::with_capacity(2);
+    if index == PATH_OBSERVATION.index()
+        && let Some(sums) = deltas.get_mut(PATH_MINUTE.index())
+    {
+        let new = missing(sums, &rows).await?;
+        if !new.is_empty() {
+            sums.append(&shared.store, rollup::minutes(&new)?, upto).await?;
+            changed.push((PATH_MINUTE.index(), sums.provider().await?));
+        }
     }
-    let provider = delta.provider().await?;
+    let Some(delta) = deltas.get_mut(index) else { return Ok(()) };
+    let new = missing(delta, &rows).await?;
+    if !new.is_empty() {
+        delta.append(&shared.store, new.into_iter().map(Ok), upto).await?;
+    }
+    changed.push((index, delta.provider().await?));
     let mut state = shared.lock();
     let mut freed = 0;
     if let Some(recent) = state.recent.get_mut(index) {
@@ -89,8 +119,17 @@ async fn table(shared: &Shared, index: usize, delta: &mut Delta, upto: u64) -> R
         }
     }
     state.bytes = state.bytes.saturating_sub(freed);
-    if let Some(slot) = state.providers.get_mut(index) {
-        *slot = provider;
+    for (index, provider) in changed {
+        if let Some(slot) = state.providers.get_mut(index) {
+            *slot = provider;
+        }
     }
     Ok(())
+}
+
+/// Rows of segments that a table does not have yet, as it stands now.
+async fn missing(delta: &mut Delta, rows: &[(u64, RecordBatch)]) -> Result<Vec<RecordBatch>, TablesError> {
+    delta.refresh().await?;
+    let at = delta.position().await?;
+    Ok(rows.iter().filter(|(s, _)| at.is_none_or(|at| *s > at)).map(|(_, b)| b.clone()).collect())
 }

@@ -99,6 +99,18 @@ pub const LIST: &[Function] = &[
         text: "Whether an address lies in a prefix.",
         example: "ip_in('10.0.3.7', '10.0.0.0/8')",
     },
+    Function {
+        name: "sketch_percentile",
+        signature: "sketch_percentile(sketch, float) -> float",
+        text: "Percentile of the values in a sketch, within 1 %; 0.99 is the 99th.",
+        example: "sketch_percentile(delay_sketch, 0.99)",
+    },
+    Function {
+        name: "sketch_merge",
+        signature: "sketch_merge(sketch) -> sketch",
+        text: "One sketch of all the values in the sketches of a group.",
+        example: "sketch_percentile(sketch_merge(delay_sketch), 0.99)",
+    },
 ];
 
 type Outcome = Result<ColumnarValue, DataFusionError>;

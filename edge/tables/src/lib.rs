@@ -2,7 +2,8 @@
 //!
 //! Rows come in ([`Tables::append`]), go into a write-ahead log on the store (`log`), are held in memory, and every few
 //! seconds are folded into Delta Lake tables of Parquet (`fold`, `delta`). A question ([`Tables::ask`]) sees memory and
-//! tables as one. [`schema`] says what tables there are.
+//! tables as one. [`schema`] says what tables there are. Beside the fold, files are merged and what is old is removed
+//! (`upkeep`), and what is kept longest is summed by the minute (`rollup`, `sketch`).
 //!
 //! Invariants: rows are durable before a [`Ticket`] is done; a batch of a producer is taken once, whoever dies when; of
 //! two writers at most one can add to the log, and the other finds out at its next try; memory is bounded, and what
@@ -18,16 +19,20 @@ mod fold;
 pub mod functions;
 mod log;
 mod query;
+mod rollup;
 pub mod schema;
 mod segment;
+mod sketch;
 mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 pub use error::TablesError;
 pub use query::{Answer, Limits, Sight};
 pub use segment::{Mark, Marks};
 pub use tables::{Config, Rows, Tables, Ticket};
+pub use upkeep::Upkept;
 
 pub use arrow;

@@ -9,6 +9,7 @@
 use crate::error::TablesError;
 use crate::functions;
 use crate::schema::{DAY, TABLES, Table};
+use crate::sketch;
 use crate::tables::{Config, Shared};
 use arrow::array::RecordBatch;
 use arrow::compute::{CastOptions, cast_with_options};
@@ -123,7 +124,7 @@ pub(crate) struct Asking {
     sensitive: Arc<AtomicBool>,
 }
 
-fn refused(e: &DataFusionError) -> TablesError {
+pub(crate) fn refused(e: &DataFusionError) -> TablesError {
     TablesError::Question { reason: e.strip_backtrace() }
 }
 
@@ -148,6 +149,8 @@ impl Base {
         for f in functions::all(&config.fabric) {
             context.register_udf(f);
         }
+        context.register_udf(sketch::percentile());
+        context.register_udaf(sketch::merge());
         Ok(Base { env, state: context.state(), fabric: Arc::clone(&config.fabric) })
     }
 
@@ -336,7 +339,7 @@ impl TableProvider for Seen {
     }
 }
 
-fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DataFusionError> {
+pub(crate) fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DataFusionError> {
     let columns: Result<Vec<_>, _> = batch
         .columns()
         .iter()

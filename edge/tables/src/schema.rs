@@ -5,8 +5,7 @@
 //! partitioned. Signed types only, and times in microseconds: that is all Delta Lake knows.
 //! Invariants: columns are only added, at the end, each with the [`VERSION`] it came with; a column that came later is
 //! nullable, so that older files can be read. That is the whole migration: [`Table::since`] says what to add.
-//! Absent on purpose: tables nobody fills yet; and how long rows are kept, which is for ever as long as
-//! nothing removes them.
+//! Absent on purpose: tables nobody fills yet.
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use std::sync::{Arc, LazyLock};
@@ -32,6 +31,8 @@ pub enum Kind {
     Float,
     /// Microseconds since 1970, UTC.
     Time,
+    /// Bytes.
+    Bytes,
 }
 
 impl Kind {
@@ -44,6 +45,7 @@ impl Kind {
             Kind::Long => DataType::Int64,
             Kind::Float => DataType::Float64,
             Kind::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Kind::Bytes => DataType::Binary,
         }
     }
 }
@@ -72,6 +74,10 @@ pub struct Table {
     pub text: &'static str,
     /// Its columns, without `day`.
     pub columns: &'static [Column],
+    /// Days its rows are kept unless the settings say otherwise; `None`: for ever.
+    pub keep_days: Option<u32>,
+    /// Columns by which rows are sorted where files are merged: what questions ask for most, first.
+    pub cluster: &'static [&'static str],
 }
 
 const fn must(name: &'static str, kind: Kind, text: &'static str) -> Column {
@@ -81,7 +87,7 @@ const fn may(name: &'static str, kind: Kind, text: &'static str) -> Column {
     Column { name, kind, nullable: true, since: 1, text }
 }
 
-use Kind::{Float, Int, Long, Text, Time, Tiny};
+use Kind::{Bytes, Float, Int, Long, Text, Time, Tiny};
 
 /// What happened to the packets of one producer on one path in one window.
 pub static PATH_OBSERVATION: Table = Table {
@@ -126,6 +132,56 @@ pub static PATH_OBSERVATION: Table = Table {
         may("delay_p50_ns", Long, "median, nanoseconds"),
         may("delay_max_ns", Long, "largest, nanoseconds"),
     ],
+    keep_days: Some(14),
+    cluster: &["path", "ts"],
+};
+
+/// What happened on one path in one minute: what is left of the observations when they are gone.
+pub static PATH_MINUTE: Table = Table {
+    name: "path_minute",
+    text: "What happened on one path in one minute, summed over the observations that began in it. Made by the fold from \
+           the same rows it moves into `path_observation`, so each observation is in here once. A minute may stand in \
+           several rows until their files are merged, always after late observations: sum over them, and join \
+           their sketches with `sketch_merge`.",
+    columns: &[
+        must("ts", Time, "beginning of the minute, by the producers' clocks"),
+        must("fabric_epoch", Long, "version of the fabric the ids belong to"),
+        must("path", Long, "id of the path; of the way there where the observations cover both ways"),
+        must("known", Text, "how the path is known: exact, discovered or mixture"),
+        may(
+            "path_back",
+            Long,
+            "id of the way back, where it cannot be said on which of the two a packet died",
+        ),
+        must("class", Tiny, "DSCP of the packets, 0 to 63"),
+        must("source", Text, "who measured: probe, transport or flow"),
+        must("windows", Long, "observations summed"),
+        must("sent", Long, "packets sent whose fate is known"),
+        must("lost", Long, "of those, packets that did not arrive"),
+        must("reordered", Long, "of those that arrived, packets that were overtaken"),
+        must("ecn_marked", Long, "of those that arrived, packets with ECN CE set"),
+        may(
+            "delay_clock",
+            Text,
+            "the least trusted clock among the observations; null: no delay was measured",
+        ),
+        must("delay_count", Long, "packets with a measured delay"),
+        must("delay_over", Long, "of those, packets above the path's own 99.9 % baseline"),
+        may(
+            "delay_min_ns",
+            Long,
+            "smallest one-way delay, nanoseconds; may be negative where clocks are free",
+        ),
+        may("delay_max_ns", Long, "largest, nanoseconds"),
+        may(
+            "delay_sketch",
+            Bytes,
+            "DDSketch of the delays in nanoseconds, within 1 %, for `sketch_percentile` and `sketch_merge`. An \
+             observation gives its smallest and largest delay once each and its median for all the packets between",
+        ),
+    ],
+    keep_days: Some(400),
+    cluster: &["path", "ts", "class", "source", "known", "path_back", "fabric_epoch"],
 };
 
 /// What was counted at one place in one window.
@@ -145,6 +201,8 @@ pub static COUNTER: Table = Table {
         must("of_total", Long, "opportunities in the window, 0 where unknown"),
         must("size_ns", Long, "median length of an event, nanoseconds; 0 where it has none"),
     ],
+    keep_days: Some(30),
+    cluster: &["component", "counter", "ts"],
 };
 
 /// Each change of an incident.
@@ -168,6 +226,8 @@ pub static INCIDENT: Table = Table {
         must("summary", Text, "all of it in one line"),
         must("detail", Text, "everything about it, JSON: what a hub starts from"),
     ],
+    keep_days: None,
+    cluster: &["id", "ts"],
 };
 
 /// How every link did, every ten seconds.
@@ -185,6 +245,8 @@ pub static LINK_HEALTH: Table = Table {
         must("rate", Float, "loss charged to the link itself, 0 to 1"),
         must("delay_excess_ns", Long, "delay above usual charged to it, nanoseconds"),
     ],
+    keep_days: Some(90),
+    cluster: &["link", "ts"],
 };
 
 /// What is there: components by fabric epoch.
@@ -199,6 +261,8 @@ pub static ENTITY: Table = Table {
         must("name", Text, "name"),
         may("plane", Tiny, "plane; null for a host"),
     ],
+    keep_days: None,
+    cluster: &["ts"],
 };
 
 /// Directed links by fabric epoch.
@@ -215,6 +279,8 @@ pub static LINK: Table = Table {
         must("to_node", Text, "node it reaches"),
         must("rate_bps", Long, "bits a second, as specified"),
     ],
+    keep_days: None,
+    cluster: &["ts"],
 };
 
 /// What changed: the first question of every incident.
@@ -228,6 +294,8 @@ pub static CHANGE: Table = Table {
         must("what", Text, "began, ended, left, changed, or what a hook said"),
         must("text", Text, "how, in words"),
     ],
+    keep_days: None,
+    cluster: &["ts"],
 };
 
 /// Every counted loss, at every stage.
@@ -247,6 +315,8 @@ pub static LOSS_LEDGER: Table = Table {
         must("reason", Text, "such as agent_buffer, bad_row or not_its_path"),
         must("rows", Long, "how many observations"),
     ],
+    keep_days: Some(400),
+    cluster: &["ts"],
 };
 
 /// Who did what, and who was refused.
@@ -271,6 +341,9 @@ pub static AUDIT: Table = Table {
         must("reason", Text, "why it was refused, or what was said with it"),
         must("times", Int, "how often within the second; refusals of one kind are one row"),
     ],
+    // Whoever must keep it, or must not, says so.
+    keep_days: None,
+    cluster: &["ts"],
 };
 
 /// Who was told of an incident.
@@ -286,11 +359,14 @@ pub static ALERT: Table = Table {
         must("outcome", Text, "sent, or failed: the first of several tries that were not taken"),
         must("reason", Text, "why it was not taken"),
     ],
+    keep_days: Some(400),
+    cluster: &["ts"],
 };
 
 /// Every table.
 pub static TABLES: &[&Table] = &[
     &PATH_OBSERVATION,
+    &PATH_MINUTE,
     &COUNTER,
     &INCIDENT,
     &LINK_HEALTH,
@@ -355,6 +431,14 @@ mod tests {
             assert_eq!(t.columns[0].name, "ts", "{}: the day is made of ts", t.name);
             assert!(std::ptr::eq(Table::by_name(t.name).unwrap(), *t));
             assert_eq!(t.schema().fields().len(), t.columns.len() + 1);
+            assert!(!t.cluster.is_empty(), "{}: merged files are sorted", t.name);
+            for c in t.cluster {
+                assert!(
+                    t.columns.iter().any(|x| x.name == *c),
+                    "{}: sorted by {c}, which it has not",
+                    t.name
+                );
+            }
             let mut newest = 1;
             for c in t.columns {
                 assert!(
@@ -382,10 +466,17 @@ mod tests {
              signed, times are microseconds in UTC: that is what Delta Lake knows. Ids of 64 bits keep their bits and \
              may read as negative. Rows are only added; a table is widened by adding columns at the end.\n",
         );
+        out.push_str(&crate::upkeep::page());
         for t in TABLES {
             out.push_str(&format!(
-                "\n## {}\n\n{}\n\n| column | type | meaning |\n|---|---|---|\n",
-                t.name, t.text
+                "\n## {}\n\n{}\n\n{} Merged files are sorted by `{}`.\n\n| column | type | meaning |\n|---|---|---|\n",
+                t.name,
+                t.text,
+                match t.keep_days {
+                    Some(days) => format!("Kept for {days} days."),
+                    None => "Kept for ever.".to_owned(),
+                },
+                t.cluster.join("`, `")
             ));
             for c in t.columns {
                 let kind = match c.kind {
@@ -395,6 +486,7 @@ mod tests {
                     Kind::Long => "bigint",
                     Kind::Float => "double",
                     Kind::Time => "timestamp",
+                    Kind::Bytes => "binary",
                 };
                 let null = if c.nullable { ", may be null" } else { "" };
                 out.push_str(&format!("| `{}` | {kind}{null} | {} |\n", c.name, c.text));

@@ -15,6 +15,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPay
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 use url::Url;
 
 /// A place for tables.
@@ -127,6 +128,37 @@ impl Store {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(failed(key, &e)),
         }
+    }
+
+    /// Removes what writes that were cut off left under a prefix before a moment, and empty directories; says how many
+    /// files. A directory holds a file under a name with `#` until it is whole, and does not list it.
+    pub(crate) async fn sweep(&self, prefix: &str, before: SystemTime) -> Result<u64, TablesError> {
+        let top = self.root.join(prefix);
+        let swept = tokio::task::spawn_blocking(move || {
+            let old =
+                |e: &std::fs::DirEntry| e.metadata().and_then(|m| m.modified()).is_ok_and(|t| t < before);
+            let mut files = 0;
+            for day in std::fs::read_dir(&top).map_err(|e| io(&top, &e))?.flatten() {
+                let path = day.path();
+                let hidden = day.file_name().to_string_lossy().starts_with('_');
+                if hidden || !day.file_type().is_ok_and(|t| t.is_dir()) {
+                    continue;
+                }
+                let aged = old(&day);
+                for file in std::fs::read_dir(&path).map_err(|e| io(&path, &e))?.flatten() {
+                    let half = file.file_name().to_string_lossy().contains('#');
+                    if half && old(&file) && std::fs::remove_file(file.path()).is_ok() {
+                        files += 1;
+                    }
+                }
+                if aged {
+                    // Refused unless it is empty.
+                    let _ = std::fs::remove_dir(&path);
+                }
+            }
+            Ok(files)
+        });
+        swept.await.map_err(|_| TablesError::Closed)?
     }
 
     /// The directory.

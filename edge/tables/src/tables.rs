@@ -9,22 +9,23 @@ use crate::error::TablesError;
 use crate::fold;
 use crate::log;
 use crate::query::{self, Answer, Limits, Sight};
-use crate::schema::{DAY, TABLES, Table};
+use crate::schema::{DAY, PATH_MINUTE, TABLES, Table};
 use crate::segment::{Mark, Marks};
 use crate::store::Store;
+use crate::upkeep::{self, Asked, Upkept};
 use arrow::array::{Array, ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use fabric::Fabric;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// Microseconds of a day.
-const DAY_US: i64 = 86_400_000_000;
+pub(crate) const DAY_US: i64 = 86_400_000_000;
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -46,6 +47,13 @@ pub struct Config {
     pub takeover_after: Duration,
     /// Most bytes all questions together may use, default 1 GiB.
     pub query_bytes: usize,
+    /// Days the rows of a table are kept, by its name, where that is not the table's own
+    /// ([`Table::keep_days`]); `None`: for ever.
+    pub keep_days: BTreeMap<String, Option<u32>>,
+    /// Small files are merged into such of about this size, default 128 MiB.
+    pub file_bytes: u64,
+    /// Most memory a merge may sort in, default 256 MiB; what does not fit waits in the directory.
+    pub merge_bytes: usize,
 }
 
 impl Config {
@@ -60,6 +68,9 @@ impl Config {
             log_every: Duration::from_millis(50),
             takeover_after: Duration::from_secs(6),
             query_bytes: 1 << 30,
+            keep_days: BTreeMap::new(),
+            file_bytes: 128 << 20,
+            merge_bytes: 256 << 20,
         }
     }
 }
@@ -140,6 +151,11 @@ pub(crate) struct Shared {
     pub wake_fold: Notify,
     /// Folds done, for whoever waits for one.
     pub folds: watch::Sender<u64>,
+    /// By index of the table.
+    pub keep_days: Vec<Option<u32>>,
+    pub upkept: Mutex<Upkept>,
+    /// Who waits for upkeep to be done.
+    pub asked: Mutex<Vec<Asked>>,
 }
 
 impl Shared {
@@ -184,7 +200,9 @@ impl Tables {
         config: Config,
         mut keep_waiting: impl FnMut() -> bool,
     ) -> Result<Option<Tables>, TablesError> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
+        let keep_days = upkeep::keep_days(&config)?;
+        // Two at least: a merge may think for a second before it lets another task run.
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
         let runtime = runtime(threads)?;
         let mut store = Store::open(&config.place)?;
         let Some(found) = runtime.block_on(log::claim(&mut store, &config, &mut keep_waiting))? else {
@@ -238,6 +256,9 @@ impl Tables {
             wake_log: Notify::new(),
             wake_fold: Notify::new(),
             folds: watch::Sender::new(0),
+            keep_days,
+            upkept: Mutex::default(),
+            asked: Mutex::default(),
         });
         let writer = log::Writer::new(Arc::clone(&shared), found.epoch);
         let log = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run());
@@ -258,6 +279,12 @@ impl Tables {
         let mut bytes = 0;
         for (table, batch) in rows.parts {
             if batch.num_rows() > 0 {
+                if table.name == PATH_MINUTE.name {
+                    return Err(TablesError::Rows {
+                        table: table.name.to_owned(),
+                        reason: "they are made from path_observation, hand over those".to_owned(),
+                    });
+                }
                 let batch = whole(table, batch)?;
                 bytes += weight(&batch);
                 parts.push((table.index(), batch));
@@ -386,6 +413,25 @@ impl Tables {
             if self.ended() {
                 return Err(TablesError::Closed);
             }
+        }
+    }
+
+    /// What upkeep did since the tables were opened.
+    pub fn upkept(&self) -> Upkept {
+        *self.shared.upkept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what upkeep would have done by a moment, and returns when nothing is left. It goes on by itself; this is for
+    /// whoever cannot wait, and for tests.
+    pub async fn upkeep(&self, now: SystemTime) -> Result<(), TablesError> {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let (done, wait) = oneshot::channel();
+        let asked = Asked { now_us: i64::try_from(now).unwrap_or(i64::MAX), done };
+        self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        self.shared.wake_fold.notify_one();
+        tokio::select! {
+            done = wait => done.map_err(|_| TablesError::Closed)?,
+            () = self.end() => Err(TablesError::Closed),
         }
     }
 
