@@ -9,6 +9,11 @@ mod out;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// The system's keeps what each of a hub's many threads ever needed: 2.8 GB after ten minutes of 500,000 observations a
+/// second, of which the hub held a quarter.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cmd::Cli::parse();
     if cli.only_prints() {

@@ -36,6 +36,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "endpoint",
             "agent",
             "hub",
+            // `bench tables` opens them without a hub.
+            "tables",
             "lab",
         ],
     ),

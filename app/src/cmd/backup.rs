@@ -1,6 +1,7 @@
 //! `selvedge backup` and `selvedge restore`: everything a hub remembers, copied while it runs, and brought back.
 
 use crate::out;
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ again. Exit codes: 0 done, 1 nothing was changed.";
 pub(crate) struct BackupArgs {
     /// The hub's directory
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    data: hub::Place,
     /// Where backups are kept; made if it is not there
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -80,9 +81,13 @@ fn tell(verb: &str, copied: &hub::backup::Copied, as_json: bool) -> anyhow::Resu
 }
 
 pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<ExitCode> {
+    let data = args.data.directory().context(
+        "a bucket is not copied: its objects are made once and never changed, so its own versioning or replication keeps \
+         them; restore a state of it by serving a copy",
+    )?;
     let bar = bar();
     let keep = usize::try_from(args.keep)?;
-    let copied = hub::backup::backup(&args.data, &args.to, keep, |done, all| {
+    let copied = hub::backup::backup(data, &args.to, keep, |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });

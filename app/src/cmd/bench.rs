@@ -7,6 +7,7 @@ mod incast;
 mod ingest;
 mod latency;
 mod probe;
+mod tables;
 mod transfer;
 
 use clap::Subcommand;
@@ -21,6 +22,8 @@ const EXAMPLES: &str = "Examples:
   selvedge bench incast --senders 16
   selvedge bench ingest --agents 200 --rate 1000000 --seconds 60
   selvedge bench ingest --agents 50 --rate 20000 --seconds 120 --kills 20
+  selvedge bench tables --rows 100000000
+  selvedge bench tables --data /backup/restored            a hub's own tables, while no hub uses them
   selvedge bench connections --count 10000
   selvedge bench transfer --between host0 host9            in a lab, over all its planes
   selvedge bench collective --what all-to-all --ranks 16";
@@ -46,6 +49,8 @@ enum What {
     Connections(connections::Args),
     /// Observations a hub takes and keeps from a crowd of agents, killed at random moments where asked, every row counted
     Ingest(ingest::Args),
+    /// How large tables are beside plain Parquet, and how fast questions about a hundred million rows are answered
+    Tables(tables::Args),
     /// All-reduce and its like among many ranks, every result checked
     Collective(collective::Args),
 }
@@ -58,6 +63,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Incast(args) => incast::run(args),
         What::Connections(args) => connections::run(args),
         What::Ingest(args) => ingest::run(args),
+        What::Tables(args) => tables::run(args),
         What::Collective(args) => collective::run(args),
     }
 }

@@ -29,10 +29,11 @@ pub(crate) struct Args {
     /// The fabric to watch: a fabric or a scenario
     #[arg(long, value_name = "FILE")]
     fabric: PathBuf,
-    /// Directory of the tables: everything the hub remembers; made if it is not there
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
-    /// Where another hub uses the directory, wait, and take over when it ends or dies
+    /// The tables, everything the hub remembers: a directory, made if it is not there, or s3://bucket/prefix,
+    /// gs://bucket/prefix, az://container/prefix with credentials in the environment
+    #[arg(long, value_name = "DIR|URL")]
+    data: hub::Place,
+    /// Where another hub uses these tables, wait, and take over when it ends or dies
     #[arg(long)]
     standby: bool,
     /// How many days a table's rows are kept, or `ever`; docs/tables.md says what goes without it; may be repeated
@@ -112,6 +113,13 @@ fn keep(text: &str) -> Result<(String, Option<u32>), String> {
     Ok((table.to_owned(), days))
 }
 
+/// What the environment says of buckets.
+pub(crate) fn environment() -> hub::Environment {
+    let of_a_bucket = |name: &str| hub::Environment::PREFIXES.iter().any(|p| name.starts_with(p));
+    let all = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    hub::Environment(all.filter(|(k, _)| of_a_bucket(k)).collect())
+}
+
 /// A file as text, or an error that names it.
 pub(crate) fn text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -165,6 +173,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         ca_pem: text(&args.ca)?,
         standby: args.standby,
         keep_days: args.keep.into_iter().collect(),
+        environment: environment(),
         record: args.record,
         packets_per_second: args.packets_per_second.unwrap_or(scenario.probe.packets_per_second),
         train: scenario.probe.train,

@@ -11,7 +11,7 @@ use crate::guard::{self, Guard, Principal};
 use crate::incident::{ComponentKind, Incident, Judgement};
 use crate::keeper::Keeper;
 use crate::measured::Measurement;
-use crate::metrics::{Judged, Metrics, Name, What, Why, set};
+use crate::metrics::{InTable, Judged, Metrics, Name, What, Why, set};
 use crate::view::{
     AgentView, FabricView, GuideView, Health, IncidentView, LinkView, MeasuredView, PathView, PathsView,
     PrecisionRow, PrecisionView, Ready, TopView, time,
@@ -25,6 +25,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use diagnose::LinkHealth;
 use fabric::{Fabric, Mode};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -254,7 +256,12 @@ async fn incidents(
         None => who.tenant.is_none(),
     };
     let wanted = published.values().filter(|i| open.is_none_or(|o| i.is_open() == o)).filter(seen);
-    Ok(Json(ordered(wanted).into_iter().take(limit).map(IncidentView::new).collect()))
+    let shown = |i: &Incident| {
+        let mut view = IncidentView::new(i);
+        view.cut(&api.fabric, &who.sight);
+        view
+    };
+    Ok(Json(ordered(wanted).into_iter().take(limit).map(shown).collect()))
 }
 
 pub(crate) fn number(id: &str) -> Result<u64, Problem> {
@@ -637,6 +644,14 @@ pub(crate) async fn metrics_text(api: &Api) -> Result<String, Problem> {
     }
     m.set_engine(&counters);
     m.tables_bytes_held.set(gauge(api.tables.bytes_held() as u64));
+    for (table, size) in api.tables.sizes() {
+        let of = |family: &Family<InTable, Gauge>, n: u64| {
+            family.get_or_create(&InTable { table }).set(gauge(n));
+        };
+        of(&m.table_files, size.files);
+        of(&m.table_rows, size.rows);
+        of(&m.table_bytes, size.bytes);
+    }
     for (what, n) in api.tables.upkept().named() {
         set(&m.upkeep.get_or_create(&What { what }), n);
     }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tables::{Environment, Place};
 
 /// Files of a certificate. They are read again when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +22,11 @@ pub struct WebTls {
 pub struct Config {
     /// The fabric that is watched.
     pub fabric: Arc<Fabric>,
-    /// Directory of the tables. Made if it is not there.
-    pub data: PathBuf,
-    /// Wait, where another hub uses the directory, and take over when it ends or dies. Default false.
+    /// Where the tables are: a directory, made if it is not there, or a bucket.
+    pub data: Place,
+    /// How a bucket is reached: variables of the environment.
+    pub environment: Environment,
+    /// Wait, where another hub uses the tables, and take over when it ends or dies. Default false.
     pub standby: bool,
     /// Most bytes of rows held in memory until they are in the tables, default 512 MiB.
     pub memory_bytes: usize,
@@ -52,6 +55,7 @@ pub struct Config {
     /// The exports file: where counters and incidents are sent. It is read again when it changes.
     pub exports: Option<PathBuf>,
     /// File with the key of addresses' pseudonyms, made where there is none; default address.key in the data directory.
+    /// With tables in a bucket it must be given.
     pub address_key: Option<PathBuf>,
     /// The hub's certificate chain, PEM.
     pub cert_pem: String,
@@ -86,11 +90,12 @@ pub struct Config {
 
 impl Config {
     /// Defaults for a fabric, with no certificates yet and data in `data`.
-    pub fn new(fabric: Arc<Fabric>, data: PathBuf) -> Self {
+    pub fn new(fabric: Arc<Fabric>, data: impl Into<Place>) -> Self {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Config {
             fabric,
-            data,
+            data: data.into(),
+            environment: Environment::default(),
             standby: false,
             memory_bytes: 512 << 20,
             fold_every: Duration::from_secs(15),

@@ -52,6 +52,11 @@ pub enum HubError {
     #[error("{0}")]
     TakenOver(tables::TablesError),
     /// A server ended by itself.
+    #[error(
+        "with --data in a bucket the key of the addresses' pseudonyms has no place: say --address-key FILE"
+    )]
+    NoAddressKey,
+    /// A server ended.
     #[error("the {what} server ended: {reason}")]
     Ended {
         /// Which.
@@ -66,12 +71,11 @@ pub enum HubError {
 pub enum StoreError {
     /// Another hub writes there.
     #[error(
-        "{} is in use by another hub; stop that one, use another --data directory, or wait for it to end with --standby",
-        path.display()
+        "{place} is in use by another hub; stop that one, use another --data, or wait for it to end with --standby"
     )]
     InUse {
-        /// The directory.
-        path: PathBuf,
+        /// Where.
+        place: String,
     },
     /// The tables.
     #[error(transparent)]

@@ -233,7 +233,8 @@ impl Guard {
         tables: Arc<Tables>,
         metrics: Arc<Metrics>,
     ) -> Result<Guard, HubError> {
-        let key = config.address_key.clone().unwrap_or_else(|| config.data.join("address.key"));
+        let beside = || config.data.directory().map(|d| d.join("address.key"));
+        let key = config.address_key.clone().or_else(beside).ok_or(HubError::NoAddressKey)?;
         let force = match &config.access {
             Some(path) => InForce::read(path, &config.fabric)?,
             None => InForce::default(),

@@ -56,7 +56,7 @@ pub use now::{AgentsView, ChangeView, IngestView, NowView, PlaneView};
 pub use pages::{DocEntry, DocView};
 pub use replay::{ReplayError, Replayed, replay};
 pub use serve::{Bound, serve};
-pub use tables::backup;
+pub use tables::{Environment, Place, backup};
 pub use view::{
     AgentView, CareView, ComponentView, EvidenceView, FabricView, FaultView, FlapView, GuideView, Health,
     HurtView, IncidentDetail, IncidentView, LabelView, LinkView, NoteView, PathHopView, PathView, PathsView,

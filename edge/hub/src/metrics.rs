@@ -23,6 +23,11 @@ pub(crate) struct What {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct InTable {
+    pub table: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Name {
     pub name: String,
 }
@@ -71,6 +76,9 @@ pub(crate) struct Metrics {
     pub incident_changes: Family<Why, Counter>,
     pub tables_bytes_held: Gauge,
     pub upkeep: Family<What, Counter>,
+    pub table_files: Family<InTable, Gauge>,
+    pub table_rows: Family<InTable, Gauge>,
+    pub table_bytes: Family<InTable, Gauge>,
     pub labels: Family<Judged, Gauge>,
     pub paths_unshown: Counter,
     pub engine_packets: Counter,
@@ -152,6 +160,17 @@ impl Metrics {
                 &mut registry,
                 "tables_bytes_held",
                 "Bytes of rows held in memory until they are in the tables",
+            ),
+            table_files: typed(&mut registry, "table_files", "Files of each table"),
+            table_rows: typed(
+                &mut registry,
+                "table_rows",
+                "Rows of each table, without those that are only in the log",
+            ),
+            table_bytes: typed(
+                &mut registry,
+                "table_bytes",
+                "Bytes of each table; files that were merged stay for a day besides",
             ),
             upkeep: typed(
                 &mut registry,

@@ -89,13 +89,14 @@ fn tables(config: &Config, stopping: &watch::Receiver<bool>) -> Result<Option<Ar
         memory_bytes: config.memory_bytes,
         fold_every: config.fold_every,
         keep_days: config.keep_days.clone(),
-        ..tables::Config::new(Arc::clone(&config.fabric), &config.data)
+        environment: config.environment.clone(),
+        ..tables::Config::new(Arc::clone(&config.fabric), config.data.clone())
     };
     let opened = Tables::open(settings, || config.standby && !*stopping.borrow());
     match opened.map_err(StoreError::from)? {
         Some(tables) => Ok(Some(Arc::new(tables))),
         None if config.standby => Ok(None),
-        None => Err(StoreError::InUse { path: config.data.clone() }.into()),
+        None => Err(StoreError::InUse { place: config.data.to_string() }.into()),
     }
 }
 

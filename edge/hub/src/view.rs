@@ -4,8 +4,10 @@
 //! `component`, `alternatives`, `links`, `fault`, `confidence`, `first_seen`, `last_seen`, `closed_at`.
 
 use crate::incident::{Change, Incident, Judgement, StoredTally, kind_word};
+use fabric::Fabric;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, UNIX_EPOCH};
+use tables::Sight;
 use utoipa::ToSchema;
 
 /// Unix nanoseconds as RFC 3339 with milliseconds.
@@ -217,6 +219,19 @@ impl From<StoredTally> for TallyView {
 }
 
 impl IncidentView {
+    /// Leaves out what may not be seen of what stands beside its component.
+    pub(crate) fn cut(&mut self, fabric: &Fabric, sight: &Sight) {
+        if sight.hosts.is_none() {
+            return;
+        }
+        let sees = |name: &String| {
+            fabric.component_by_name(name).is_some_and(|component| sight.sees(fabric, component))
+        };
+        self.alternatives.retain(sees);
+        let links = self.links.iter().copied().zip(std::mem::take(&mut self.link_names));
+        (self.links, self.link_names) = links.filter(|(_, name)| sees(name)).unzip();
+    }
+
     pub(crate) fn new(i: &Incident) -> Self {
         IncidentView {
             id: i.id(),

@@ -24,9 +24,9 @@ use deltalake_core::parquet::file::properties::{EnabledStatistics, WriterPropert
 use deltalake_core::parquet::schema::types::ColumnPath;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
-use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use deltalake_core::{DeltaTable, DeltaTableError};
+use object_store::path::Path as Key;
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Under this name a commit says how far in the log it reaches.
@@ -63,6 +63,23 @@ pub(crate) struct Piece {
     pub rows: u64,
     /// When it was written, milliseconds since 1970.
     pub written_ms: i64,
+}
+
+/// What a table is made of at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Files.
+    pub files: u64,
+    /// Rows in them; what is only in the log is not counted.
+    pub rows: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// A table as questions see it.
+pub(crate) struct Shown {
+    pub provider: Arc<dyn TableProvider>,
+    pub size: Size,
 }
 
 /// Why files are replaced.
@@ -140,8 +157,7 @@ impl Delta {
     /// Opens a table, making or widening it first where that is needed.
     pub(crate) async fn open(store: &Store, about: &'static Table) -> Result<Delta, TablesError> {
         let bad = |e: DeltaTableError| failed(about.name, e);
-        let url = store.table_url(about.name)?;
-        let mut table = DeltaTableBuilder::from_url(url).and_then(DeltaTableBuilder::build).map_err(bad)?;
+        let mut table = DeltaTable::new(store.table(about.name)?);
         if !table.verify_deltatable_existence().await.map_err(bad)? {
             let mut columns: Vec<StructField> = about.columns.iter().map(field).collect();
             columns.push(StructField::new(DAY, DataType::Primitive(PrimitiveType::Date), true));
@@ -314,16 +330,16 @@ impl Delta {
         properties: CommitProperties,
         operation: DeltaOperation,
     ) -> Result<(), TablesError> {
-        let directory = store.root().join("tables").join(self.about.name);
-        let mut files: Vec<PathBuf> = adds.iter().map(|a| directory.join(&a.path)).collect();
+        let below = format!("tables/{}", self.about.name);
+        let key = |path: &str| Key::from(format!("{below}/{path}"));
+        let mut files: Vec<Key> = adds.iter().map(|a| key(&a.path)).collect();
         actions.extend(adds.into_iter().map(Action::Add));
         let commit = CommitBuilder::from(properties.with_max_retries(0)).with_actions(actions);
         let snapshot = self.table.snapshot().map_err(|e| self.bad(e))?.snapshot().clone();
         let done = commit.build(Some(&snapshot), self.table.log_store(), operation).await;
         let version = done.map_err(|e| self.bad(e))?.version();
-        files.push(directory.join("_delta_log").join(format!("{version:020}.json")));
-        files.push(directory.join("_delta_log"));
-        sync(files).await?;
+        files.push(key(&format!("_delta_log/{version:020}.json")));
+        store.sync(files).await?;
         self.refresh().await
     }
 
@@ -337,22 +353,16 @@ impl Delta {
         Ok(found.files_deleted)
     }
 
-    /// What the SQL engine reads: the table as of the last refresh.
-    pub(crate) async fn provider(&self) -> Result<Arc<dyn TableProvider>, TablesError> {
-        self.table.table_provider().await.map_err(|e| failed(self.about.name, DeltaTableError::from(e)))
-    }
-}
-
-/// Makes files survive a power cut.
-async fn sync(files: Vec<PathBuf>) -> Result<(), TablesError> {
-    let all = move || {
-        for path in files {
-            std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(|e| TablesError::Store {
-                what: path.display().to_string(),
-                reason: e.to_string(),
-            })?;
+    /// The table as of the last refresh.
+    pub(crate) async fn shown(&self) -> Result<Shown, TablesError> {
+        let provider = self.table.table_provider().await;
+        let provider = provider.map_err(|e| failed(self.about.name, DeltaTableError::from(e)))?;
+        let mut size = Size::default();
+        for piece in self.pieces()? {
+            size.files += 1;
+            size.rows += piece.rows;
+            size.bytes += piece.bytes;
         }
-        Ok(())
-    };
-    tokio::task::spawn_blocking(all).await.map_err(|_| TablesError::Closed)?
+        Ok(Shown { provider, size })
+    }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TablesError {
     /// The place named is none.
-    #[error("{place:?} is no place for tables, expected a directory such as /var/lib/selvedge: {reason}")]
+    #[error(
+        "{place:?} is no place for tables, expected a directory such as /var/lib/selvedge or a bucket such as s3://bucket/selvedge: {reason}"
+    )]
     Place {
         /// What was said.
         place: String,

@@ -101,7 +101,7 @@ async fn table(shared: &Shared, index: usize, deltas: &mut [Delta], upto: u64) -
         let new = missing(sums, &rows).await?;
         if !new.is_empty() {
             sums.append(&shared.store, rollup::minutes(&new)?, upto).await?;
-            changed.push((PATH_MINUTE.index(), sums.provider().await?));
+            changed.push((PATH_MINUTE.index(), sums.shown().await?));
         }
     }
     let Some(delta) = deltas.get_mut(index) else { return Ok(()) };
@@ -109,7 +109,7 @@ async fn table(shared: &Shared, index: usize, deltas: &mut [Delta], upto: u64) -
     if !new.is_empty() {
         delta.append(&shared.store, new.into_iter().map(Ok), upto).await?;
     }
-    changed.push((index, delta.provider().await?));
+    changed.push((index, delta.shown().await?));
     let mut state = shared.lock();
     let mut freed = 0;
     if let Some(recent) = state.recent.get_mut(index) {
@@ -119,9 +119,9 @@ async fn table(shared: &Shared, index: usize, deltas: &mut [Delta], upto: u64) -
         }
     }
     state.bytes = state.bytes.saturating_sub(freed);
-    for (index, provider) in changed {
-        if let Some(slot) = state.providers.get_mut(index) {
-            *slot = provider;
+    for (index, new) in changed {
+        if let Some(slot) = state.shown.get_mut(index) {
+            *slot = new;
         }
     }
     Ok(())

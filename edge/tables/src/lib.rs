@@ -9,7 +9,7 @@
 //! two writers at most one can add to the log, and the other finds out at its next try; memory is bounded, and what
 //! finds no room is refused.
 //! A room of its own, and not part of the hub, because its libraries (DataFusion, Delta) take longer to build than all
-//! the rest: nothing that changes every day stands above it but the hub.
+//! the rest: nothing that changes every day stands above it but the hub and the command line.
 
 pub mod backup;
 mod delta;
@@ -29,9 +29,11 @@ mod tables;
 mod tests;
 mod upkeep;
 
+pub use delta::Size;
 pub use error::TablesError;
 pub use query::{Answer, Limits, Sight};
 pub use segment::{Mark, Marks};
+pub use store::{Environment, Place};
 pub use tables::{Config, Rows, Tables, Ticket};
 pub use upkeep::Upkept;
 

@@ -65,6 +65,7 @@ pub(crate) async fn claim(
     keep_waiting: &mut impl FnMut() -> bool,
 ) -> Result<Option<Found>, TablesError> {
     let mut seen = (0, Instant::now());
+    let mut first = None;
     let mut told = false;
     loop {
         let locked = store.lock()?;
@@ -82,7 +83,9 @@ pub(crate) async fn claim(
             told = true;
             tracing::info!(segment = newest, "another hub writes these tables; waiting to take over");
         }
-        if !keep_waiting() {
+        // A bucket has no lock that tells at once whether the last holder is dead.
+        let may_be_dead = store.directory().is_none() && *first.get_or_insert(newest) == newest;
+        if !keep_waiting() && !may_be_dead {
             return Ok(None);
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -271,7 +274,7 @@ impl Writer {
             }
         });
         // A backup that is being taken needs what is there.
-        if segment.whole && !crate::backup::is_held(shared.store.root()) {
+        if segment.whole && !shared.store.is_held() {
             for old in self.oldest..=folded.min(number.saturating_sub(1)) {
                 // One that stays is only in the way; its turn comes again with the next fold.
                 if let Err(e) = shared.store.remove(&key(old)).await {

@@ -98,7 +98,7 @@ impl Sight {
         let producer =
             || functions::sees_host(self, fabric).call(vec![cast(col("producer"), DataType::Int64)]);
         Some(match table {
-            "path_observation" => functions::sees_path(self, fabric).call(vec![col("path")]),
+            "path_observation" | "path_minute" => functions::sees_path(self, fabric).call(vec![col("path")]),
             "counter" => producer().and(named("component")),
             "loss_ledger" => producer(),
             "incident" => named("component"),
@@ -161,13 +161,13 @@ impl Base {
         let mut tables: Vec<(&'static Table, Arc<dyn TableProvider>)> = Vec::with_capacity(TABLES.len());
         {
             let state = shared.lock();
-            for ((about, table), recent) in TABLES.iter().zip(&state.providers).zip(&state.recent) {
+            for ((about, shown), recent) in TABLES.iter().zip(&state.shown).zip(&state.recent) {
                 if about.is_sensitive() && !sight.sensitive {
                     continue;
                 }
                 let rows = recent.iter().map(|r| r.batch.clone()).collect();
                 let touched = about.is_sensitive().then(|| Arc::clone(&sensitive));
-                tables.push((about, Arc::new(Whole { table: Arc::clone(table), rows, touched })));
+                tables.push((about, Arc::new(Whole { table: Arc::clone(&shown.provider), rows, touched })));
             }
         }
         for (about, mut table) in tables {

@@ -39,6 +39,21 @@ struct Key<S> {
     fabric_epoch: i64,
 }
 
+impl<S> Key<S> {
+    /// The same, its words said otherwise.
+    fn with<T>(self, f: impl Fn(S) -> T) -> Key<T> {
+        Key {
+            path: self.path,
+            minute_us: self.minute_us,
+            class: self.class,
+            source: f(self.source),
+            known: f(self.known),
+            path_back: self.path_back,
+            fabric_epoch: self.fabric_epoch,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Sums {
     windows: i64,
@@ -186,21 +201,55 @@ impl<'a> Observed<'a> {
     }
 }
 
+/// The few words of a column of text, as numbers in their order: sorting by words took a tenth of a hub's time.
+#[derive(Default)]
+struct Words<'a>(Vec<&'a str>);
+
+impl<'a> Words<'a> {
+    fn add(&mut self, column: &'a StringArray) {
+        for word in (0..column.len()).map(|i| column.value(i)) {
+            if self.0.last() != Some(&word) && !self.0.contains(&word) {
+                self.0.push(word);
+            }
+        }
+    }
+
+    fn sorted(mut self) -> Self {
+        self.0.sort_unstable();
+        self
+    }
+
+    fn number(&self, word: &str) -> usize {
+        self.0.iter().position(|w| *w == word).unwrap_or(0)
+    }
+
+    fn word(&self, number: usize) -> &'a str {
+        self.0.get(number).copied().unwrap_or("")
+    }
+}
+
 /// Sums of observations, sorted. A sketch is large until it is written, so only those of one batch are open at a time.
 pub(crate) fn minutes(
     observations: &[RecordBatch],
 ) -> Result<impl Iterator<Item = Result<RecordBatch, TablesError>> + Send + use<'_>, TablesError> {
     let mut sources = Vec::with_capacity(observations.len());
     let mut rows = Vec::with_capacity(observations.iter().map(RecordBatch::num_rows).sum());
+    let mut words = Words::default();
+    for observed in observations {
+        let c = Columns(observed, &PATH_OBSERVATION);
+        words.add(c.text("source")?);
+        words.add(c.text("known")?);
+    }
+    let words = words.sorted();
     for (batch, observed) in observations.iter().enumerate() {
         let c = Columns(observed, &PATH_OBSERVATION);
         sources.push(Observed::new(&c)?);
-        rows.extend(c.keys()?.enumerate().map(|(row, key)| (key, batch, row)));
+        rows.extend(c.keys()?.enumerate().map(|(row, key)| (key.with(|w| words.number(w)), batch, row)));
     }
     rows.sort_unstable();
     let mut rows = rows.into_iter().peekable();
     Ok(std::iter::from_fn(move || {
-        let mut done: Vec<(Key<&str>, Sums)> = Vec::new();
+        let mut done: Vec<(Key<usize>, Sums)> = Vec::new();
         while let Some((key, batch, row)) =
             rows.next_if(|(key, ..)| done.len() < ROWS || done.last().is_some_and(|(last, _)| last == key))
         {
@@ -211,7 +260,8 @@ pub(crate) fn minutes(
                 source.add_to(sums, row);
             }
         }
-        (!done.is_empty()).then(|| write(&done))
+        let named = |(key, sums): (Key<usize>, Sums)| (key.with(|n| words.word(n)), sums);
+        (!done.is_empty()).then(|| write(&done.into_iter().map(named).collect::<Vec<_>>()))
     }))
 }
 
@@ -232,15 +282,7 @@ impl Join {
         let (min, max) = (long("delay_min_ns")?, long("delay_max_ns")?);
         let (clocks, sketches) = (c.text("delay_clock")?, c.bytes("delay_sketch")?);
         for (i, k) in c.keys()?.enumerate() {
-            let key = Key {
-                path: k.path,
-                minute_us: k.minute_us,
-                class: k.class,
-                source: k.source.to_owned(),
-                known: k.known.to_owned(),
-                path_back: k.path_back,
-                fabric_epoch: k.fabric_epoch,
-            };
+            let key = k.with(str::to_owned);
             let delays = match (given(min, i), given(max, i), sketches.is_valid(i)) {
                 (Some(min_ns), Some(max_ns), true) => Some(Delays {
                     clock: clock(clocks.is_valid(i).then(|| clocks.value(i))),

@@ -4,21 +4,19 @@
 //! and the tables as they stand; the log's thread moves rows from the first to the second, the fold from the second to
 //! the third, each in one step under the lock, so that a question never sees a row twice or not at all.
 
-use crate::delta::Delta;
+use crate::delta::{Delta, Shown, Size};
 use crate::error::TablesError;
 use crate::fold;
 use crate::log;
 use crate::query::{self, Answer, Limits, Sight};
 use crate::schema::{DAY, PATH_MINUTE, TABLES, Table};
 use crate::segment::{Mark, Marks};
-use crate::store::Store;
+use crate::store::{Environment, Place, Store};
 use crate::upkeep::{self, Asked, Upkept};
 use arrow::array::{Array, ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
-use datafusion::catalog::TableProvider;
 use fabric::Fabric;
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Handle, Runtime};
@@ -27,11 +25,15 @@ use tokio::sync::{Notify, oneshot, watch};
 /// Microseconds of a day.
 pub(crate) const DAY_US: i64 = 86_400_000_000;
 
+const BLOCKING_THREADS: usize = 16;
+
 /// Settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of the store. Made if it is not there.
-    pub place: PathBuf,
+    /// Where they are kept. A directory is made if it is not there.
+    pub place: Place,
+    /// How a bucket is reached.
+    pub environment: Environment,
     /// Who writes: for people who look into the log.
     pub holder: String,
     /// The fabric names and paths are computed from.
@@ -41,9 +43,9 @@ pub struct Config {
     /// Rows are folded into the tables at least so often, default 15 s.
     pub fold_every: Duration,
     /// Segments of the log are begun no faster than this, so that what comes together is written together, default
-    /// 50 ms. An acknowledgement may wait so long.
+    /// 50 ms, and half a second in a bucket, where each is paid for. An acknowledgement may wait so long.
     pub log_every: Duration,
-    /// A log without a sign of life for so long may be taken over, default 6 s.
+    /// A log without a sign of life for so long may be taken over, default 6 s, and 4 s in a bucket.
     pub takeover_after: Duration,
     /// Most bytes all questions together may use, default 1 GiB.
     pub query_bytes: usize,
@@ -57,16 +59,21 @@ pub struct Config {
 }
 
 impl Config {
-    /// Defaults, in a directory.
-    pub fn new(fabric: Arc<Fabric>, place: &Path) -> Self {
+    /// Defaults, at a place.
+    pub fn new(fabric: Arc<Fabric>, place: impl Into<Place>) -> Self {
+        let place = place.into();
+        let log_every = Duration::from_millis(if place.directory().is_some() { 50 } else { 500 });
+        // Who watches a bucket sees no lock come free, so it must be quicker to judge.
+        let takeover_after = Duration::from_secs(if place.directory().is_some() { 6 } else { 4 });
         Config {
-            place: place.to_owned(),
+            place,
+            environment: Environment::default(),
             holder: format!("process {}", std::process::id()),
             fabric,
             memory_bytes: 512 << 20,
             fold_every: Duration::from_secs(15),
-            log_every: Duration::from_millis(50),
-            takeover_after: Duration::from_secs(6),
+            log_every,
+            takeover_after,
             query_bytes: 1 << 30,
             keep_days: BTreeMap::new(),
             file_bytes: 128 << 20,
@@ -118,7 +125,8 @@ pub(crate) struct State {
     pub recent: Vec<VecDeque<Recent>>,
     /// Bytes of rows held: waiting, being written, recent.
     pub bytes: usize,
-    pub providers: Vec<Arc<dyn TableProvider>>,
+    /// By index of the table.
+    pub shown: Vec<Shown>,
     /// Durable, by producer.
     pub marks: Marks,
     /// The newest segment that is durable.
@@ -188,6 +196,8 @@ fn runtime(threads: usize) -> Result<Runtime, TablesError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("tables")
+        // Reads and writes of files wait here, each with a file's worth of memory.
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(|e| TablesError::Store { what: "threads".to_owned(), reason: e.to_string() })
@@ -204,12 +214,12 @@ impl Tables {
         // Two at least: a merge may think for a second before it lets another task run.
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
         let runtime = runtime(threads)?;
-        let mut store = Store::open(&config.place)?;
+        let mut store = Store::open(&config.place, &config.environment)?;
         let Some(found) = runtime.block_on(log::claim(&mut store, &config, &mut keep_waiting))? else {
             return Ok(None);
         };
         let mut deltas = Vec::with_capacity(TABLES.len());
-        let mut providers = Vec::with_capacity(TABLES.len());
+        let mut shown = Vec::with_capacity(TABLES.len());
         let mut recent = Vec::with_capacity(TABLES.len());
         let mut bytes = 0;
         for about in TABLES {
@@ -231,7 +241,7 @@ impl Tables {
                     rows.push_back(Recent { segment, batch, bytes: size });
                 }
             }
-            providers.push(runtime.block_on(delta.provider())?);
+            shown.push(runtime.block_on(delta.shown())?);
             deltas.push(delta);
             recent.push(rows);
         }
@@ -242,7 +252,7 @@ impl Tables {
                 tickets: 0,
                 recent,
                 bytes,
-                providers,
+                shown,
                 marks: found.marks,
                 segment: found.segment,
                 folded: 0,
@@ -414,6 +424,11 @@ impl Tables {
                 return Err(TablesError::Closed);
             }
         }
+    }
+
+    /// What each table is made of.
+    pub fn sizes(&self) -> Vec<(&'static str, Size)> {
+        TABLES.iter().zip(&self.shared.lock().shown).map(|(t, s)| (t.name, s.size)).collect()
     }
 
     /// What upkeep did since the tables were opened.

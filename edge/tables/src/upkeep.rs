@@ -15,7 +15,6 @@
 //! interleaves the bits of values as they are: within a day `ts` has 37 bits and a path a few, so the order is that of
 //! time alone.
 
-use crate::backup;
 use crate::delta::{Delta, GROUP_ROWS, Piece, Why};
 use crate::error::TablesError;
 use crate::query::{cast_to, refused};
@@ -235,16 +234,19 @@ fn cut(bytes: u64, rows: u64, file_bytes: u64) -> (u64, u64) {
 
 impl Upkeep {
     pub(crate) fn new(shared: &Shared, deltas: &[Delta]) -> Upkeep {
-        let spill = shared.store.root().join(SPILL);
-        // What a hub that was killed left there.
-        let _ = std::fs::remove_dir_all(&spill);
-        let env = std::fs::create_dir_all(&spill).map_err(|e| e.to_string()).and_then(|()| {
-            let pool = Arc::new(FairSpillPool::new(shared.config.merge_bytes));
-            let env = RuntimeEnvBuilder::new().with_memory_pool(pool).with_temp_file_path(&spill);
-            env.build_arc().map_err(|e| e.to_string())
-        });
+        let pool = Arc::new(FairSpillPool::new(shared.config.merge_bytes));
+        let mut env = RuntimeEnvBuilder::new().with_memory_pool(pool);
+        let mut ready = Ok(());
+        // With tables in a bucket, the system's directory for such files.
+        if let Some(spill) = shared.store.directory().map(|d| d.join(SPILL)) {
+            // What a hub that was killed left there.
+            let _ = std::fs::remove_dir_all(&spill);
+            ready = std::fs::create_dir_all(&spill).map_err(|e| e.to_string());
+            env = env.with_temp_file_path(spill);
+        }
+        let env = ready.and_then(|()| env.build_arc().map_err(|e| e.to_string()));
         if let Err(e) = &env {
-            tracing::warn!(error = e, directory = %spill.display(), "files will not be merged: no place to sort in");
+            tracing::warn!(error = e, "files will not be merged: no place to sort in");
         }
         Upkeep {
             env: env.ok(),
@@ -324,7 +326,7 @@ impl Upkeep {
 
     /// Looks at every table, removes what is old, and begins the first task that is due.
     async fn look(&mut self, shared: &Shared, deltas: &mut [Delta], now_us: i64) -> Result<(), TablesError> {
-        let held = backup::is_held(shared.store.root());
+        let held = shared.store.is_held();
         for step in 0..deltas.len() {
             let table = (self.turn + step) % deltas.len();
             let Some(delta) = deltas.get_mut(table) else { continue };
@@ -352,9 +354,9 @@ fn count(shared: &Shared, f: impl FnOnce(&mut Upkept)) {
 
 /// Questions see the table as it is now.
 async fn show(shared: &Shared, delta: &Delta, table: usize) -> Result<(), TablesError> {
-    let provider = delta.provider().await?;
-    if let Some(slot) = shared.lock().providers.get_mut(table) {
-        *slot = provider;
+    let new = delta.shown().await?;
+    if let Some(slot) = shared.lock().shown.get_mut(table) {
+        *slot = new;
     }
     Ok(())
 }
@@ -524,7 +526,7 @@ async fn sweep(store: Store, delta: Delta, table: usize, now_us: i64) -> Outcome
     let mut files = 0;
     for path in delta.unused(now_us / 1000).await? {
         // What a backup that has begun still needs goes in an hour.
-        if backup::is_held(store.root()) {
+        if store.is_held() {
             break;
         }
         store.remove(&object_store::path::Path::from(format!("{directory}/{path}"))).await?;

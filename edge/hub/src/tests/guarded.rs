@@ -19,6 +19,8 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
+use tables::Sight;
+use wire::HostId;
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -405,6 +407,21 @@ async fn a_tenant_sees_what_is_theirs_and_cannot_ask_around_it() {
     for other in 4..16 {
         assert!(!got.body.contains(&format!("host{other}")), "{}", got.body);
     }
+    // Of what stands beside an incident's component, the same.
+    let listed = hub.ask("/api/v1/incidents", bob.clone()).await;
+    let mut views: Vec<crate::view::IncidentView> = serde_json::from_str(&listed.body).unwrap();
+    assert_eq!(views.len(), 1, "{}", listed.body);
+    let view = &mut views[0];
+    view.alternatives =
+        ["p0-leaf1:p0-spine1", "host9", "host2", "host9-p0", "no such thing"].map(str::to_owned).into();
+    view.links = vec![1, 2];
+    let fabric = super::a_fabric();
+    let of = |nic: &str| fabric.links().map(|l| fabric.link_name(l)).find(|n| n.starts_with(nic)).unwrap();
+    view.link_names = vec![of("host9:"), of("host2:")];
+    let blue = Sight { sensitive: false, hosts: Some(Arc::new((0..4).map(HostId).collect())) };
+    view.cut(&fabric, &blue);
+    assert_eq!(view.alternatives, ["p0-leaf1:p0-spine1", "host2"]);
+    assert_eq!((&view.links[..], &view.link_names[..]), (&[2][..], &[of("host2:")][..]));
     let matrix = hub.ask("/api/v1/matrix", bob.clone()).await;
     assert_eq!(matrix.json()["labels"], json!(["host0", "host1", "host2", "host3"]));
     assert_eq!(hub.tell("/api/v1/query", bob, json!({ "sql": "select * from audit" })).await.status, 403);

@@ -4,7 +4,7 @@
 use super::{Dir, ask, config, ledger_at, runtime};
 use crate::delta::Delta;
 use crate::schema::{LOSS_LEDGER, PATH_MINUTE, PATH_OBSERVATION, TABLES, Table};
-use crate::store::Store;
+use crate::store::{Environment, Store};
 use crate::tables::whole;
 use crate::{Config, Limits, Rows, Tables, TablesError};
 use arrow::array::{
@@ -139,7 +139,8 @@ fn files(place: &Path, about: &'static Table) -> (BTreeSet<String>, BTreeSet<Str
         }
     }
     let own = runtime().block_on(async {
-        let delta = Delta::open(&Store::open(place).unwrap(), about).await.unwrap();
+        let delta =
+            Delta::open(&Store::open(&place.into(), &Environment::default()).unwrap(), about).await.unwrap();
         delta.pieces().unwrap().into_iter().map(|p| p.path).collect()
     });
     (there, own)
@@ -147,7 +148,7 @@ fn files(place: &Path, about: &'static Table) -> (BTreeSet<String>, BTreeSet<Str
 
 /// Position in the log, by table.
 fn positions(place: &Path) -> Vec<Option<u64>> {
-    let store = Store::open(place).unwrap();
+    let store = Store::open(&place.into(), &Environment::default()).unwrap();
     let of =
         |t| runtime().block_on(async { Delta::open(&store, t).await.unwrap().position().await.unwrap() });
     TABLES.iter().map(|t| of(t)).collect()
@@ -208,7 +209,7 @@ fn a_merge_changes_no_answer_and_keeps_the_position() {
     assert_eq!(tables.upkept().merges, upkept.merges);
     // Files follow each other in time, and within one rows go by path.
     let rows = rt.block_on(async {
-        let store = Store::open(&dir.0).unwrap();
+        let store = Store::open(&dir.0.as_path().into(), &Environment::default()).unwrap();
         let delta = Delta::open(&store, &PATH_OBSERVATION).await.unwrap();
         let mut ends = Vec::new();
         for path in &files_after {
@@ -296,7 +297,7 @@ fn what_was_written_and_never_committed_goes_after_a_day_and_not_before() {
     rt.block_on(put(&tables, parts(vec![ledger_at(T, 0, 10)])));
     // Died between writing and committing, and while writing.
     rt.block_on(async {
-        let store = Store::open(&dir.0).unwrap();
+        let store = Store::open(&dir.0.as_path().into(), &Environment::default()).unwrap();
         let delta = Delta::open(&store, &LOSS_LEDGER).await.unwrap();
         let mut writer = delta.writer(true).unwrap();
         writer.write(whole(&LOSS_LEDGER, ledger_at(T, 10, 10).1).unwrap()).await.unwrap();
@@ -308,6 +309,12 @@ fn what_was_written_and_never_committed_goes_after_a_day_and_not_before() {
     std::fs::write(day.join("part-0.parquet#1"), "half").unwrap();
     rt.block_on(tables.upkeep(SystemTime::now() + 23 * HOUR)).unwrap();
     assert_eq!(files(&dir.0, &LOSS_LEDGER).0.len(), 3, "it may be on its way");
+    let hold = dir.0.join("holds/backup-1");
+    std::fs::create_dir_all(hold.parent().unwrap()).unwrap();
+    std::fs::write(&hold, "").unwrap();
+    rt.block_on(tables.upkeep(SystemTime::now() + 25 * HOUR)).unwrap();
+    assert_eq!(files(&dir.0, &LOSS_LEDGER).0.len(), 3, "a backup asks that nothing be removed");
+    std::fs::remove_file(&hold).unwrap();
     rt.block_on(tables.upkeep(SystemTime::now() + 25 * HOUR)).unwrap();
     assert_eq!(files(&dir.0, &LOSS_LEDGER), (own.clone(), own));
     assert_eq!(tables.upkept().files_deleted, 2);
@@ -388,11 +395,16 @@ fn a_reader_that_opened_before_reads_on_for_a_day() {
         }
     });
     // Whoever opened the table by its files, now and after the next fold.
-    let reader = rt.block_on(Delta::open(&Store::open(&dir.0).unwrap(), &LOSS_LEDGER)).unwrap();
+    let reader = rt
+        .block_on(Delta::open(
+            &Store::open(&dir.0.as_path().into(), &Environment::default()).unwrap(),
+            &LOSS_LEDGER,
+        ))
+        .unwrap();
     let read = || {
         rt.block_on(async {
             let context = datafusion::prelude::SessionContext::new();
-            context.register_table("t", reader.provider().await.unwrap()).unwrap();
+            context.register_table("t", reader.shown().await.unwrap().provider).unwrap();
             let rows = context.sql("select rows from t").await.unwrap().collect().await?;
             Ok::<_, datafusion::error::DataFusionError>(rows.iter().map(RecordBatch::num_rows).sum::<usize>())
         })
