@@ -2,6 +2,7 @@
 //!
 //! One file per tool. Nothing here is needed to build or to run the product.
 
+mod answers;
 mod bench_failure;
 mod bench_instructions;
 mod bench_localizer;
@@ -44,6 +45,8 @@ enum Task {
     Pages(pages::Args),
     /// Break each promise of SECURITY.md on purpose, against a real hub: refused, counted and audited?
     Security(security::Args),
+    /// The same SQL through the command line, Flight SQL, and DuckDB and Polars on the tables themselves: equal? (PyPI)
+    Answers(answers::Args),
     /// Fuzz the decoders and state machines that face the network (nightly, cargo-fuzz)
     Fuzz(fuzz::Args),
 }
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Task::Soak(args) => soak::run(&args),
         Task::Pages(args) => pages::run(&args),
         Task::Security(args) => security::run(&args),
+        Task::Answers(args) => answers::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
     };
     match done {

@@ -19,7 +19,7 @@ const PEOPLE: &[(&str, &str, Option<&str>)] =
     &[("vera", "viewer", None), ("otto", "operator", None), ("bea", "viewer", Some(TENANT))];
 const TENANT: &str = "blue";
 const PASSWORD: &str = "for the tests only";
-/// How long the hub with users may take until it serves.
+/// How long a hub may take until it serves.
 const READY: Duration = Duration::from_secs(30);
 
 #[derive(Default, clap::Args)]
@@ -93,26 +93,26 @@ impl Guarded {
             .spawn()
             .context("the hub with users cannot be started")?;
         let mut guarded = Guarded { hub, url: String::new() };
-        let http = guarded.wait(&ready).with_context(|| format!("see {}", at("hub.log")))?;
-        guarded.url = format!("https://{http}");
+        let serving =
+            wait_ready(&mut guarded.hub, &ready).with_context(|| format!("see {}", at("hub.log")))?;
+        guarded.url = format!("https://{}", serving["http"].as_str().context("the hub serves no pages")?);
         Ok(guarded)
     }
+}
 
-    /// Where it serves, once it does.
-    fn wait(&mut self, ready: &Path) -> anyhow::Result<String> {
-        let begun = Instant::now();
-        loop {
-            // The file is written whole or not at all.
-            if let Ok(text) = std::fs::read_to_string(ready) {
-                let ready: serde_json::Value = serde_json::from_str(&text)?;
-                return Ok(ready["http"].as_str().context("the hub serves no pages")?.to_owned());
-            }
-            if let Some(status) = self.hub.try_wait()? {
-                bail!("the hub with users ended with {status}");
-            }
-            ensure!(begun.elapsed() < READY, "the hub with users does not serve after {} s", READY.as_secs());
-            std::thread::sleep(Duration::from_millis(100));
+/// Where a hub serves, once it does: what it wrote into its --ready-file.
+pub fn wait_ready(hub: &mut Child, ready: &Path) -> anyhow::Result<serde_json::Value> {
+    let begun = Instant::now();
+    loop {
+        // The file is written whole or not at all.
+        if let Ok(text) = std::fs::read_to_string(ready) {
+            return Ok(serde_json::from_str(&text)?);
         }
+        if let Some(status) = hub.try_wait()? {
+            bail!("the hub ended with {status}");
+        }
+        ensure!(begun.elapsed() < READY, "the hub does not serve after {} s", READY.as_secs());
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

@@ -30,7 +30,8 @@ const HEALTH_EVERY: Nanos = Nanos::from_secs(10);
 /// Fabrics with more links are not written link by link.
 const HEALTH_LINKS_MAX: u32 = 65_536;
 /// Why rows of a batch are refused before they are stored.
-const AT_INGEST: [&str; 4] = ["unequal_columns", "bad_row", "not_its_path", "not_its_component"];
+const AT_INGEST: [&str; 5] =
+    ["unequal_columns", "bad_row", "not_its_path", "not_its_component", "wrong_time"];
 /// A question unanswered so long is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 

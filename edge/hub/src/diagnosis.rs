@@ -7,7 +7,7 @@
 
 use crate::book::Book;
 use crate::measured::Measured;
-use crate::rows::{is_own_component, is_own_path};
+use crate::rows::{is_of_now, is_own_component, is_own_path};
 use diagnose::{Engine, Outcome, Verdict};
 use fabric::Fabric;
 use std::collections::BTreeMap;
@@ -94,6 +94,7 @@ impl Diagnosis {
                             {
                                 fed.drop("not_its_path", 1);
                             }
+                            Ok(o) if !is_of_now(now, &o.window) => fed.drop("wrong_time", 1),
                             Ok(o) => {
                                 let outcome = self.engine.handle_path(now, &o);
                                 if outcome == Outcome::Accepted {
@@ -116,6 +117,7 @@ impl Diagnosis {
                             Ok(o) if !is_own_component(self.engine.fabric(), producer, &o) => {
                                 fed.drop("not_its_component", 1)
                             }
+                            Ok(o) if !is_of_now(now, &o.window) => fed.drop("wrong_time", 1),
                             Ok(o) => fed.take(self.engine.handle_component(now, &o)),
                         }
                     }

@@ -392,8 +392,8 @@ impl Conversation {
         if self.gap {
             return;
         }
-        let Sorted { mut parts, refused } = rows::sorted(&self.fabric, self.host, batch);
         let at = crate::wall();
+        let Sorted { mut parts, refused } = rows::sorted(&self.fabric, at, self.host, batch);
         let loss = |stage, reason: &str, rows| Loss {
             at,
             producer: self.host,

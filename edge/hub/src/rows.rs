@@ -18,7 +18,7 @@ use tables::schema::{self, Table};
 use wire::proto::{Batch, ComponentColumns};
 use wire::{
     ClockQuality, Component, ComponentObservation, Counter, Epoch, HostId, Known, Nanos, NicId,
-    PathObservation, PathRef, Source, SwitchId,
+    PathObservation, PathRef, Source, SwitchId, Window,
 };
 
 /// A table and rows for it.
@@ -152,8 +152,19 @@ pub(crate) struct Sorted {
     pub refused: BTreeMap<&'static str, u64>,
 }
 
-/// Decodes a batch into rows.
-pub(crate) fn sorted(fabric: &Fabric, producer: HostId, batch: &Batch) -> Sorted {
+/// A window may begin so long after or before the hub's own time. A clock far off would make days of tables of its own,
+/// one a row if it likes, and such in the future would never be old enough to go.
+const AHEAD_MAX: Nanos = Nanos::from_secs(86_400);
+const BEHIND_MAX: Nanos = Nanos::from_secs(30 * 86_400);
+
+/// Whether a window can be of about now.
+pub(crate) fn is_of_now(now: Nanos, window: &Window) -> bool {
+    let start = window.start.0;
+    start <= now.0.saturating_add(AHEAD_MAX.0) && start >= now.0.saturating_sub(BEHIND_MAX.0)
+}
+
+/// Decodes a batch into rows, as of `now`.
+pub(crate) fn sorted(fabric: &Fabric, now: Nanos, producer: HostId, batch: &Batch) -> Sorted {
     let mut refused: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut refuse = |reason: &'static str, rows: u64| {
         if rows > 0 {
@@ -173,6 +184,7 @@ pub(crate) fn sorted(fabric: &Fabric, producer: HostId, batch: &Batch) -> Sorted
                         Ok(o) if epoch == fabric.epoch && !is_own_path(fabric, producer, &o) => {
                             refuse("not_its_path", 1);
                         }
+                        Ok(o) if !is_of_now(now, &o.window) => refuse("wrong_time", 1),
                         // More packets than any wire carries in a window.
                         Ok(o) if i32::try_from(o.sent).is_err() => refuse("too_many_packets", 1),
                         Ok(o) => taken.push(o),
@@ -196,6 +208,7 @@ pub(crate) fn sorted(fabric: &Fabric, producer: HostId, batch: &Batch) -> Sorted
                     match row {
                         Err(_) => refuse("bad_row", 1),
                         Ok(o) if !is_own_component(fabric, producer, &o) => refuse("not_its_component", 1),
+                        Ok(o) if !is_of_now(now, &o.window) => refuse("wrong_time", 1),
                         Ok(o) => taken.push(o),
                     }
                 }

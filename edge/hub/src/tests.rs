@@ -262,20 +262,26 @@ async fn every_observation_is_stored_or_counted_as_lost() {
     assert_eq!(agent.batch(late).await, ack(4));
     assert_eq!(agent.batch(a_batch(5, 2, |c| c.sent.truncate(1))).await, ack(5));
     assert_eq!(agent.batch(a_batch(6, 2, |c| c.path[0] = u64::MAX)).await, ack(6));
-    let other = Batch { producer_epoch: 2, ..a_batch(7, 1, |_| {}) };
+    // A clock of the year 2100, and one of 1970.
+    let far = |c: &mut wire::proto::PathColumns| {
+        (c.window_start_ns[0], c.window_start_ns[1]) = (4_102_444_800_000_000_000, 7);
+    };
+    assert_eq!(agent.batch(a_batch(7, 3, far)).await, ack(7));
+    let other = Batch { producer_epoch: 2, ..a_batch(8, 1, |_| {}) };
     assert!(reason(agent.batch(other).await).contains("expected producer epoch 1"));
-    let newer = Batch { version: 9, ..a_batch(7, 1, |_| {}) };
+    let newer = Batch { version: 9, ..a_batch(8, 1, |_| {}) };
     assert_eq!(reason(agent.batch(newer).await), "expected batch version 1, got 9");
 
     let lost = |r| format!("selvedge_hub_observations_lost_total{{reason=\"{r}\"}}");
-    assert_eq!(hub.metric("selvedge_hub_batches_total").await, 4);
+    assert_eq!(hub.metric("selvedge_hub_batches_total").await, 5);
     assert_eq!(hub.metric("selvedge_hub_batches_duplicate_total").await, 1);
     assert_eq!(hub.metric("selvedge_hub_batches_missing_total").await, 2);
-    assert_eq!(hub.metric("selvedge_hub_observations_stored_total").await, 4 + 2 + 1);
+    assert_eq!(hub.metric("selvedge_hub_observations_stored_total").await, 4 + 2 + 1 + 1);
     for (why, n) in [
         ("agent_buffer", 5),
         ("bad_row", 1),
         ("unequal_columns", 2),
+        ("wrong_time", 2),
         ("unknown_path", 1),
         ("other_life", 1),
         ("version", 1),
