@@ -292,7 +292,9 @@ impl Store {
             for key in keys {
                 let path = root.join(key.as_ref());
                 File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io(&path, &e))?;
-                directories.extend(path.parent().map(Path::to_owned));
+                // A day's first file makes a directory, which must survive as well.
+                let above = path.ancestors().skip(1).take_while(|p| *p != root);
+                directories.extend(above.map(Path::to_owned));
             }
             for path in directories {
                 File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io(&path, &e))?;
@@ -326,7 +328,8 @@ impl Store {
     }
 
     /// Removes what writes that were cut off left under a prefix before a moment, and empty directories; says how many
-    /// files. A bucket shows nothing of such writes. A directory holds a file under a name with `#` until it is whole, and does not list it.
+    /// files. A bucket shows nothing of such writes. A directory holds a file under a name with `#` until it is whole,
+    /// and does not list it.
     pub(crate) async fn sweep(&self, prefix: &str, before: SystemTime) -> Result<u64, TablesError> {
         let Some(top) = self.directory().map(|d| d.join(prefix)) else { return Ok(0) };
         let swept = tokio::task::spawn_blocking(move || {
