@@ -10,7 +10,7 @@
 
 use crate::error::TablesError;
 use crate::schema::{self, DAY, Kind, Table};
-use crate::store::Store;
+use crate::store::{Store, innermost};
 use arrow::array::RecordBatch;
 use arrow::compute::kernels::cast_utils::Parser as _;
 use arrow::datatypes::Date32Type;
@@ -102,12 +102,7 @@ impl deltalake_core::operations::vacuum::Clock for At {
 }
 
 fn failed(table: &str, e: impl Into<DeltaTableError>) -> TablesError {
-    let e = e.into();
-    let mut cause: &dyn std::error::Error = &e;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    TablesError::Store { what: format!("table {table}"), reason: cause.to_string() }
+    TablesError::Store { what: format!("table {table}"), reason: innermost(&e.into()).to_string() }
 }
 
 fn primitive(kind: Kind) -> DataType {

@@ -149,7 +149,7 @@ fn io(path: &Path, e: &std::io::Error) -> TablesError {
 }
 
 /// The innermost cause is the one a person can act on: "No space left on device".
-fn innermost<'a>(e: &'a (dyn std::error::Error + 'static)) -> &'a dyn std::error::Error {
+pub(crate) fn innermost<'a>(e: &'a (dyn std::error::Error + 'static)) -> &'a dyn std::error::Error {
     let mut cause = e;
     while let Some(next) = cause.source() {
         cause = next;
