@@ -21,7 +21,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("endpoint", &["wire", "fabric", "transport", "kernel"]),
     ("agent", &["wire", "fabric", "probe", "kernel"]),
     ("tables", &["wire", "fabric"]),
-    ("hub", &["wire", "fabric", "probe", "diagnose", "tables"]),
+    ("receive", &["wire", "fabric", "kernel"]),
+    ("hub", &["wire", "fabric", "probe", "diagnose", "tables", "receive"]),
     ("lab", &["wire", "fabric", "kernel"]),
     (
         "app",

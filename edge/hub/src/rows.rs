@@ -135,17 +135,6 @@ fn clock_word(clock: ClockQuality) -> &'static str {
     }
 }
 
-pub(crate) fn counter_word(counter: Counter) -> &'static str {
-    match counter {
-        Counter::ResponderStall => "responder_stall",
-        Counter::SenderStall => "sender_stall",
-        Counter::ChecksumError => "checksum_error",
-        Counter::SocketDrop => "socket_drop",
-        Counter::AgentSilent => "agent_silent",
-        Counter::AgentAway => "agent_away",
-    }
-}
-
 /// A batch as rows, and what of it is none, by reason.
 pub(crate) struct Sorted {
     pub parts: Vec<Part>,
@@ -327,7 +316,7 @@ pub(crate) fn counters(fabric: &Fabric, rows: &[ComponentObservation]) -> Part {
             texts(r().map(|o| component_kind(o.component).0)),
             ints(r().map(|o| int(component_kind(o.component).1))),
             texts(names.iter().map(String::as_str)),
-            texts(r().map(|o| counter_word(o.counter))),
+            texts(r().map(|o| o.counter.name())),
             longs(r().map(|o| long(o.delta))),
             longs(r().map(|o| long(o.of))),
             longs(r().map(|o| long(o.size_ns))),

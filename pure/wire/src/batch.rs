@@ -317,15 +317,11 @@ pub fn components(
                 return Err(out_of_range("component_kind", "0 link, 1 switch, 2 nic or 3 host", got));
             }
         };
-        let counter = match at(&c.counter, row) {
-            0 => Counter::ResponderStall,
-            1 => Counter::SenderStall,
-            2 => Counter::ChecksumError,
-            3 => Counter::SocketDrop,
-            4 => Counter::AgentSilent,
-            5 => Counter::AgentAway,
-            got => return Err(out_of_range("counter", "a counter of 0 to 5", got)),
-        };
+        let number = at(&c.counter, row);
+        let counter = Counter::ALL
+            .get(number as usize)
+            .copied()
+            .ok_or_else(|| out_of_range("counter", "the number of a counter this release knows", number))?;
         Ok(ComponentObservation {
             window: window(at(&c.window_start_ns, row), at(&c.window_length_us, row)),
             producer,
@@ -407,14 +403,7 @@ mod tests {
             2 => Component::Nic(NicId(id)),
             _ => Component::Host(HostId(id)),
         });
-        let counter = prop_oneof![
-            Just(Counter::ResponderStall),
-            Just(Counter::SenderStall),
-            Just(Counter::ChecksumError),
-            Just(Counter::SocketDrop),
-            Just(Counter::AgentSilent),
-            Just(Counter::AgentAway),
-        ];
+        let counter = prop::sample::select(Counter::ALL.to_vec());
         (a_window(), component, counter, any::<(u64, u64, u64)>()).prop_map(
             |(window, component, counter, (delta, of, size_ns))| ComponentObservation {
                 window,

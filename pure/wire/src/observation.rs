@@ -155,6 +155,92 @@ pub enum Counter {
     /// runs since its end (0 of 1), the window being empty where it turns out to have run all the time. Said by the hub,
     /// which sees streams begin and end.
     AgentAway = 5,
+    /// Frames a port received damaged (FCS or symbol errors, FEC blocks that could not be corrected), out of frames
+    /// received: corruption on the cable, its optics or their connectors.
+    FrameError = 6,
+    /// FEC blocks a port corrected, out of blocks received, 0 where they are not counted: a cable on its way to
+    /// [`Counter::FrameError`].
+    FrameCorrected = 7,
+    /// Packets a port threw away for want of buffer space, out of packets it was to send: congestion.
+    QueueDrop = 8,
+    /// Packets a port marked with ECN CE (RFC 3168), out of packets sent: congestion before it loses.
+    QueueMarked = 9,
+    /// Pause or PFC frames (IEEE 802.1Qbb) a port sent: it asks its neighbour to wait.
+    PauseSent = 10,
+    /// Pause or PFC frames a port received: its neighbour asks it to wait.
+    PauseReceived = 11,
+    /// Nanoseconds a port was not allowed to send because of pause or PFC, out of nanoseconds of the window.
+    PausedTime = 12,
+    /// Times a port lost its carrier.
+    CarrierLost = 13,
+    /// Packets a NIC threw away because its host did not make room in time, out of packets received.
+    NicOverrun = 14,
+    /// Runs of the network's soft interrupts that began late, out of runs: a stalled host.
+    SoftirqLate = 15,
+    /// Times a thread that a packet woke waited long for a processor, out of times woken: a stalled host.
+    RunQueueLate = 16,
+    /// Microseconds in which some task waited for a processor (PSI, `cpu some`), out of microseconds of the window.
+    CpuPressure = 17,
+    /// Packets a host threw away for want of room in its own queues (backlog, qdisc), out of packets taken.
+    HostQueueDrop = 18,
+    /// TCP segments sent again, out of segments sent.
+    TcpRetransmit = 19,
+    /// Bytes waiting in a port's queue above its mark, at their most in the window; out of the queue's size.
+    QueueDepth = 20,
+}
+
+impl Counter {
+    /// Every counter, by its number.
+    pub const ALL: [Counter; 21] = [
+        Counter::ResponderStall,
+        Counter::SenderStall,
+        Counter::ChecksumError,
+        Counter::SocketDrop,
+        Counter::AgentSilent,
+        Counter::AgentAway,
+        Counter::FrameError,
+        Counter::FrameCorrected,
+        Counter::QueueDrop,
+        Counter::QueueMarked,
+        Counter::PauseSent,
+        Counter::PauseReceived,
+        Counter::PausedTime,
+        Counter::CarrierLost,
+        Counter::NicOverrun,
+        Counter::SoftirqLate,
+        Counter::RunQueueLate,
+        Counter::CpuPressure,
+        Counter::HostQueueDrop,
+        Counter::TcpRetransmit,
+        Counter::QueueDepth,
+    ];
+
+    /// Its name in tables and documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Counter::ResponderStall => "responder_stall",
+            Counter::SenderStall => "sender_stall",
+            Counter::ChecksumError => "checksum_error",
+            Counter::SocketDrop => "socket_drop",
+            Counter::AgentSilent => "agent_silent",
+            Counter::AgentAway => "agent_away",
+            Counter::FrameError => "frame_error",
+            Counter::FrameCorrected => "frame_corrected",
+            Counter::QueueDrop => "queue_drop",
+            Counter::QueueMarked => "queue_marked",
+            Counter::PauseSent => "pause_sent",
+            Counter::PauseReceived => "pause_received",
+            Counter::PausedTime => "paused_time",
+            Counter::CarrierLost => "carrier_lost",
+            Counter::NicOverrun => "nic_overrun",
+            Counter::SoftirqLate => "softirq_late",
+            Counter::RunQueueLate => "run_queue_late",
+            Counter::CpuPressure => "cpu_pressure",
+            Counter::HostQueueDrop => "host_queue_drop",
+            Counter::TcpRetransmit => "tcp_retransmit",
+            Counter::QueueDepth => "queue_depth",
+        }
+    }
 }
 
 /// What was counted at one place in one window.
@@ -176,4 +262,16 @@ pub struct ComponentObservation {
     pub of: u64,
     /// Median size of the event where it has one (a stall's length), nanoseconds; 0 otherwise.
     pub size_ns: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_stand_by_their_numbers() {
+        for (n, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, n, "{}", counter.name());
+        }
+    }
 }
