@@ -7,6 +7,7 @@ mod incast;
 mod ingest;
 mod latency;
 mod probe;
+mod receive;
 mod tables;
 mod transfer;
 
@@ -22,6 +23,7 @@ const EXAMPLES: &str = "Examples:
   selvedge bench incast --senders 16
   selvedge bench ingest --agents 200 --rate 1000000 --seconds 60
   selvedge bench ingest --agents 50 --rate 20000 --seconds 120 --kills 20
+  selvedge bench receive --rate 1500000 --seconds 20
   selvedge bench tables --rows 100000000
   selvedge bench tables --data /backup/restored            a hub's own tables, while no hub uses them
   selvedge bench connections --count 10000
@@ -49,6 +51,8 @@ enum What {
     Connections(connections::Args),
     /// Observations a hub takes and keeps from a crowd of agents, killed at random moments where asked, every row counted
     Ingest(ingest::Args),
+    /// Flow records from UDP to durable tables, beside nfcapd and nfacctd where they are installed
+    Receive(receive::Args),
     /// How large tables are beside plain Parquet, and how fast questions about a hundred million rows are answered
     Tables(tables::Args),
     /// All-reduce and its like among many ranks, every result checked
@@ -63,6 +67,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Incast(args) => incast::run(args),
         What::Connections(args) => connections::run(args),
         What::Ingest(args) => ingest::run(args),
+        What::Receive(args) => receive::run(args),
         What::Tables(args) => tables::run(args),
         What::Collective(args) => collective::run(args),
     }

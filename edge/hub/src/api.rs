@@ -12,11 +12,12 @@ use crate::incident::{ComponentKind, Incident, Judgement};
 use crate::keeper::Keeper;
 use crate::measured::Measurement;
 use crate::metrics::{InTable, Judged, Metrics, Name, What, Why, set};
+use crate::tasks::Board;
 use crate::view::{
     AgentView, FabricView, GuideView, Health, IncidentView, LinkView, MeasuredView, PathView, PathsView,
     PrecisionRow, PrecisionView, Ready, TopView, time,
 };
-use crate::{ask, care, map, matrix, now, pages};
+use crate::{ask, care, map, matrix, now, pages, tasks};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -52,6 +53,7 @@ pub(crate) struct Api {
     pub silent_after: Duration,
     pub tables: Arc<Tables>,
     pub guard: Arc<Guard>,
+    pub tasks: Arc<Board>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -92,6 +94,12 @@ impl Api {
         matrix::matrix,
         now::now,
         now::events,
+        tasks::trace,
+        tasks::capture,
+        tasks::tasks,
+        tasks::task,
+        tasks::stop,
+        tasks::outcome,
         ask::query,
         ask::schema,
         pages::docs,
@@ -136,6 +144,12 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v1/matrix", get(matrix::matrix))
         .route("/api/v1/now", get(now::now))
         .route("/api/v1/events", get(now::events))
+        .route("/api/v1/traces", post(tasks::trace))
+        .route("/api/v1/captures", post(tasks::capture))
+        .route("/api/v1/tasks", get(tasks::tasks))
+        .route("/api/v1/tasks/{id}", get(tasks::task))
+        .route("/api/v1/tasks/{id}/stop", post(tasks::stop))
+        .route("/api/v1/tasks/{id}/outcome", get(tasks::outcome))
         .route("/api/v1/query", post(ask::query))
         .route("/api/v1/schema", get(ask::schema))
         .route("/api/v1/docs/index", get(pages::docs))

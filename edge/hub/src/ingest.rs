@@ -16,6 +16,7 @@ use crate::keeper::Keeper;
 use crate::metrics::{Metrics, Why};
 use crate::rows::{self, Loss, Sorted};
 use crate::rpc::ingest_server::Ingest;
+use crate::tasks::Board;
 use fabric::Fabric;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,9 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::HostId;
 use wire::batch::{PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST, version_is_understood};
 use wire::proto::agent_message::Kind;
-use wire::proto::{Ack, AgentMessage, Batch, Hello, HubMessage, Plan, ProbeSlot, Refusal, hub_message};
+use wire::proto::{
+    Ack, AgentMessage, Batch, Hello, HubMessage, Plan, ProbeSlot, Refusal, TaskOutput, Tasks, hub_message,
+};
 
 /// Largest message an agent may send.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -56,6 +59,7 @@ pub(crate) struct IngestService {
     pub metrics: Arc<Metrics>,
     pub tables: Arc<Tables>,
     pub guard: Arc<Guard>,
+    pub tasks: Arc<Board>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -139,6 +143,7 @@ struct Conversation {
     keeper: Keeper,
     metrics: Arc<Metrics>,
     tables: Arc<Tables>,
+    tasks: Arc<Board>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -174,6 +179,7 @@ impl Ingest for IngestService {
             metrics: Arc::clone(&self.metrics),
             tables: Arc::clone(&self.tables),
             guard: Arc::clone(&self.guard),
+            tasks: Arc::clone(&self.tasks),
             by: By { who: name.chars().take(64).collect(), role: "", auth: "certificate", address },
             stopping: self.stopping.clone(),
         };
@@ -209,6 +215,7 @@ struct Welcome {
     metrics: Arc<Metrics>,
     tables: Arc<Tables>,
     guard: Arc<Guard>,
+    tasks: Arc<Board>,
     by: By,
     stopping: watch::Receiver<bool>,
 }
@@ -286,6 +293,7 @@ impl Welcome {
             keeper: self.keeper,
             metrics: self.metrics,
             tables: self.tables,
+            tasks: self.tasks,
             stopping: self.stopping,
         })
     }
@@ -293,9 +301,21 @@ impl Welcome {
 
 impl Conversation {
     async fn hold(mut self) {
+        let mut board = self.tasks.watch();
+        let mut told = Tasks::default();
         loop {
+            let list = self.tasks.of(crate::wall(), self.host);
+            if list != told {
+                told.clone_from(&list);
+                let list = HubMessage { kind: Some(hub_message::Kind::Tasks(list)) };
+                if self.answers.send(Ok(list)).await.is_err() {
+                    break;
+                }
+            }
             let message = tokio::select! {
                 _ = self.stopping.wait_for(|&s| s) => break,
+                // The board lives as long as the hub.
+                _ = board.changed() => continue,
                 message = tokio::time::timeout(IDLE_MAX, self.inbound.message()) => message,
             };
             let Ok(Ok(Some(message))) = message else { break };
@@ -309,6 +329,7 @@ impl Conversation {
                     }
                     false
                 }
+                Some(Kind::TaskOutput(piece)) => self.piece(&piece).await,
                 // A kind of a later version, or a second Hello: a sign of life.
                 Some(Kind::Hello(_)) | None => {
                     lock(&self.agents).heard(crate::wall(), self.host, self.stream)
@@ -319,6 +340,14 @@ impl Conversation {
             }
         }
         lock(&self.agents).ended(crate::wall(), self.host, self.stream);
+    }
+
+    /// Answers a piece of what a task gave.
+    async fn piece(&mut self, piece: &TaskOutput) -> bool {
+        let ack = self.tasks.take(crate::wall(), self.host, piece);
+        let ack = HubMessage { kind: Some(hub_message::Kind::TaskAck(ack)) };
+        lock(&self.agents).heard(crate::wall(), self.host, self.stream)
+            && self.answers.send(Ok(ack)).await.is_ok()
     }
 
     /// Counts a batch that is not taken, and says so: the agent does not send it again, so that it is written down

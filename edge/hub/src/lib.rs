@@ -41,10 +41,12 @@ mod replay;
 mod rows;
 mod serve;
 mod store;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod view;
 
+pub use crate::tasks::{GivenView, TaskView, TraceView, TracedHop, TracedPath};
 pub use ask::{ColumnView, QueryView, Question, SchemaColumn, SchemaFunction, SchemaTable, SchemaView};
 pub use care::{RetrospectiveView, SeriesView, SideView};
 pub use config::{Config, WebTls};

@@ -25,6 +25,7 @@ use crate::replay::Context;
 use crate::rows::{self, ChangeRow};
 use crate::rpc::ingest_server::IngestServer;
 use crate::store::Store;
+use crate::tasks::Board;
 use arrow_flight::flight_service_server::FlightServiceServer;
 use std::fs::File;
 use std::future::Future;
@@ -270,6 +271,7 @@ pub async fn serve(
         .map_err(|e| HubError::Ended { what: "desk", reason: e.to_string() })?;
 
     let (stopping_tx, stopping) = watch::channel(false);
+    let board = Arc::new(Board::new(crate::wall()));
     let ingest = IngestServer::new(IngestService {
         fabric: Arc::clone(&config.fabric),
         probing: Probing {
@@ -285,6 +287,7 @@ pub async fn serve(
         metrics: Arc::clone(&metrics),
         tables: Arc::clone(&tables),
         guard: Arc::clone(&guard),
+        tasks: Arc::clone(&board),
         stopping: stopping.clone(),
     })
     .max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -306,6 +309,7 @@ pub async fn serve(
         silent_after: config.silent_after,
         tables: Arc::clone(&tables),
         guard: Arc::clone(&guard),
+        tasks: board,
         stopping: stopping.clone(),
     };
     let telling = alerts::keep(state.clone(), Arc::clone(&config));

@@ -1,7 +1,8 @@
 //! Backups of a directory of tables, taken while a hub runs, and their restoration.
 //!
 //! How: files of the store are created once and never changed, so a backup is a copy of them in the right order: the
-//! tables first, each as of a commit, then the log, which from then on has every row the tables' copies lack. The hub is
+//! tables first, each as of a commit, then the log, which from then on has every row the tables' copies lack, then the
+//! files that the log names and no commit did. The hub is
 //! asked meanwhile to remove nothing of the log by a file in `holds/`. A backup is a directory of its own that a hub
 //! could serve; what is the same as in the backup before is a hard link to it.
 //! Invariants: a backup that did not end is not there (it is renamed last); everything that was durable when it began is
@@ -243,6 +244,17 @@ impl Making<'_> {
         }
     }
 
+    /// Takes the files of a table's rows that are not taken yet; how many there were.
+    fn take_rows(&mut self, table: &str) -> Result<u64, TablesError> {
+        let log = format!("tables/{table}/_delta_log");
+        let mut all = files(self.data, &format!("tables/{table}"))?;
+        all.retain(|name| !name.starts_with(&log) && !self.manifest.contains_key(name));
+        for name in &all {
+            self.take(name)?;
+        }
+        Ok(all.len() as u64)
+    }
+
     fn put(&mut self, name: &str, entry: Entry) {
         self.copied.files += 1;
         self.copied.bytes += entry.bytes;
@@ -302,6 +314,7 @@ fn fill(making: &mut Making<'_>, progress: &mut impl FnMut(u64, u64)) -> Result<
     let data = making.data.to_owned();
     let mut known = 0;
     let tables = data.join("tables");
+    let mut named = Vec::new();
     let entries: Vec<_> = fs::read_dir(&tables).map_err(|e| io(&tables, &e))?.flatten().collect();
     for table in entries {
         let Ok(table) = table.file_name().into_string() else { continue };
@@ -309,7 +322,6 @@ fn fill(making: &mut Making<'_>, progress: &mut impl FnMut(u64, u64)) -> Result<
         // It is replaced as time goes by: before the list, so that what it points to is in the list.
         making.take(&format!("{log}/_last_checkpoint"))?;
         let commits = files(&data, &log)?;
-        let rows = |name: &&String| !name.starts_with(&log);
         known += commits.len() as u64;
         for name in commits.iter().filter(|n| !n.ends_with("/_last_checkpoint")) {
             // A commit that a checkpoint holds may go at any time.
@@ -317,13 +329,9 @@ fn fill(making: &mut Making<'_>, progress: &mut impl FnMut(u64, u64)) -> Result<
             progress(making.copied.files, known);
         }
         // After the commits: whatever they name is there by now.
-        let all = files(&data, &format!("tables/{table}"))?;
-        let all: Vec<&String> = all.iter().filter(rows).collect();
-        known += all.len() as u64;
-        for name in all {
-            making.take(name)?;
-            progress(making.copied.files, known);
-        }
+        known += making.take_rows(&table)?;
+        progress(making.copied.files, known);
+        named.push(table);
     }
     // After the tables: what they lack of the log is there, since nothing of it is removed meanwhile.
     let segments = files(&data, "log")?;
@@ -331,6 +339,10 @@ fn fill(making: &mut Making<'_>, progress: &mut impl FnMut(u64, u64)) -> Result<
     for name in &segments {
         making.take(name)?;
         progress(making.copied.files, known);
+    }
+    // After the log: files it names were there before their segment.
+    for table in &named {
+        known += making.take_rows(table)?;
     }
     making.take("address.key")?;
     let mut text = format!("{HEAD}\n");

@@ -12,6 +12,7 @@ use crate::error::TablesError;
 use crate::schema::{self, DAY, Kind, Table};
 use crate::store::{Store, innermost};
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::compute::kernels::cast_utils::Parser as _;
 use arrow::datatypes::Date32Type;
 use datafusion::catalog::TableProvider;
@@ -19,6 +20,7 @@ use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake_core::kernel::{Action, Add, DataType, PrimitiveType, StructField, Transaction};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::operations::vacuum::VacuumMode;
+use deltalake_core::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use deltalake_core::parquet::basic::{Compression, Encoding, ZstdLevel};
 use deltalake_core::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use deltalake_core::parquet::schema::types::ColumnPath;
@@ -121,9 +123,42 @@ fn field(c: &schema::Column) -> StructField {
     StructField::new(c.name, primitive(c.kind), c.nullable).with_metadata([("comment", c.text)])
 }
 
+/// How much work a file is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// It came in bulk, and the next merge writes it anew: as little as possible. Numbers are split into streams of
+    /// their bytes, which costs a third of a dictionary and packs as well, and only the time's smallest and largest
+    /// value are noted (figures: docs/figures.md).
+    Bulk,
+    /// The fold wrote it.
+    Folded,
+    /// A merge wrote it, sorted.
+    Merged,
+}
+
 /// How files are written. Numbers that are rarely the same twice are written as differences. Merged files are sorted,
 /// so it pays to say of every page what it holds.
-fn properties(about: &Table, sorted: bool) -> WriterProperties {
+fn properties(about: &Table, care: Care) -> WriterProperties {
+    if care == Care::Bulk {
+        let mut p = WriterProperties::builder()
+            .set_compression(Compression::LZ4_RAW)
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_offset_index_disabled(true)
+            .set_column_statistics_enabled(ColumnPath::from("ts"), EnabledStatistics::Chunk)
+            .set_created_by("selvedge".to_owned());
+        for c in about.columns {
+            let encoding = match c.kind {
+                Kind::Time => Encoding::DELTA_BINARY_PACKED,
+                Kind::Text | Kind::Bytes => Encoding::DELTA_BYTE_ARRAY,
+                Kind::Tiny => Encoding::PLAIN,
+                Kind::Int | Kind::Long | Kind::Float => Encoding::BYTE_STREAM_SPLIT,
+            };
+            p = p.set_column_encoding(ColumnPath::from(c.name), encoding);
+        }
+        return p.build();
+    }
+    let sorted = care == Care::Merged;
     let level = ZstdLevel::try_new(3).unwrap_or_default();
     let mut p = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
@@ -233,19 +268,21 @@ impl Delta {
         Ok(at.map_err(|e| self.bad(e))?.and_then(|v| u64::try_from(v).ok()))
     }
 
-    /// Appends rows of segments up to `upto`. The files are synced. Refused where somebody committed since the last
-    /// [`Delta::refresh`].
+    /// Appends rows of segments up to `upto`, and files that hold such. The files are synced. Refused where somebody
+    /// committed since the last [`Delta::refresh`].
     pub(crate) async fn append(
         &mut self,
         store: &Store,
         rows: impl Iterator<Item = Result<RecordBatch, TablesError>> + Send,
+        files: Vec<Add>,
         upto: u64,
     ) -> Result<(), TablesError> {
-        let mut writer = self.writer(false)?;
+        let mut writer = self.writer(Care::Folded)?;
         for batch in rows {
             writer.write(batch?).await.map_err(|e| self.bad(e))?;
         }
-        let adds = writer.flush().await.map_err(|e| self.bad(e))?;
+        let mut adds = writer.flush().await.map_err(|e| self.bad(e))?;
+        adds.extend(files);
         let at = i64::try_from(upto).unwrap_or(i64::MAX);
         let properties = CommitProperties::default().with_application_transaction(Transaction::new(APP, at));
         let operation = DeltaOperation::Write {
@@ -257,9 +294,36 @@ impl Delta {
     }
 
     /// Writes files for this table; [`Delta::append`] and [`Delta::replace`] make them part of it.
-    pub(crate) fn writer(&self, sorted: bool) -> Result<RecordBatchWriter, TablesError> {
+    pub(crate) fn writer(&self, care: Care) -> Result<RecordBatchWriter, TablesError> {
         let writer = RecordBatchWriter::for_table(&self.table).map_err(|e| self.bad(e))?;
-        Ok(writer.with_writer_properties(properties(self.about, sorted)))
+        Ok(writer.with_writer_properties(properties(self.about, care)))
+    }
+
+    /// Rows as files of this table, one a day, synced and not part of it yet.
+    pub(crate) async fn file(&self, store: &Store, batch: RecordBatch) -> Result<Vec<Add>, TablesError> {
+        let mut writer = self.writer(Care::Bulk)?;
+        writer.write(batch).await.map_err(|e| self.bad(e))?;
+        let adds = writer.flush().await.map_err(|e| self.bad(e))?;
+        store.sync(adds.iter().map(|a| self.key(&a.path)).collect()).await?;
+        Ok(adds)
+    }
+
+    /// The rows of such a file, without their day.
+    pub(crate) async fn read(&self, store: &Store, add: &Add) -> Result<RecordBatch, TablesError> {
+        let bytes = store.read(&self.key(&add.path)).await?;
+        let bad = |e: &dyn std::fmt::Display| TablesError::Store {
+            what: format!("{} of table {}", add.path, self.about.name),
+            reason: e.to_string(),
+        };
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(|b| b.build());
+        let batches: Result<Vec<RecordBatch>, _> = reader.map_err(|e| bad(&e))?.collect();
+        let schema = self.about.row_schema();
+        let batch = concat_batches(&schema, &batches.map_err(|e| bad(&e))?);
+        batch.map_err(|e| bad(&e))
+    }
+
+    fn key(&self, path: &str) -> Key {
+        Key::from(format!("tables/{}/{path}", self.about.name))
     }
 
     /// The files it consists of, as of the last refresh.
@@ -325,15 +389,13 @@ impl Delta {
         properties: CommitProperties,
         operation: DeltaOperation,
     ) -> Result<(), TablesError> {
-        let below = format!("tables/{}", self.about.name);
-        let key = |path: &str| Key::from(format!("{below}/{path}"));
-        let mut files: Vec<Key> = adds.iter().map(|a| key(&a.path)).collect();
+        let mut files: Vec<Key> = adds.iter().map(|a| self.key(&a.path)).collect();
         actions.extend(adds.into_iter().map(Action::Add));
         let commit = CommitBuilder::from(properties.with_max_retries(0)).with_actions(actions);
         let snapshot = self.table.snapshot().map_err(|e| self.bad(e))?.snapshot().clone();
         let done = commit.build(Some(&snapshot), self.table.log_store(), operation).await;
         let version = done.map_err(|e| self.bad(e))?.version();
-        files.push(key(&format!("_delta_log/{version:020}.json")));
+        files.push(self.key(&format!("_delta_log/{version:020}.json")));
         store.sync(files).await?;
         self.refresh().await
     }

@@ -2,7 +2,7 @@
 //!
 //! How: every few seconds, or when memory is half full, each table takes the rows of all segments that are durable, in
 //! one commit that says up to which segment it reaches; in one step under the lock the rows then leave memory and the
-//! new version of the table is the one that is read. Observations are summed by the minute on their way ([`rollup`]).
+//! new version of the table is the one that is read. Rows that came in files only have these made part of the table. Observations are summed by the minute on their way ([`rollup`]).
 //! Between two folds [`Upkeep`] is given its turn.
 //! Invariants: a commit is made only on the version whose position was read; rows at or below that position are already
 //! there and are dropped; a failed fold is tried again, and said in the meantime; sums of observations are committed
@@ -15,6 +15,7 @@ use crate::schema::{PATH_MINUTE, PATH_OBSERVATION};
 use crate::tables::Shared;
 use crate::upkeep::Upkeep;
 use arrow::array::RecordBatch;
+use deltalake_core::kernel::Add;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -86,12 +87,15 @@ async fn fold(shared: &Shared, deltas: &mut [Delta]) -> Result<(), TablesError> 
 }
 
 async fn table(shared: &Shared, index: usize, deltas: &mut [Delta], upto: u64) -> Result<(), TablesError> {
+    let mut filed: Vec<(u64, Vec<Add>)> = Vec::new();
     let rows: Vec<(u64, RecordBatch)> = {
         let state = shared.lock();
-        let recent = state.recent.get(index).into_iter().flatten();
-        recent.filter(|r| r.segment <= upto).map(|r| (r.segment, r.batch.clone())).collect()
+        let recent = state.recent.get(index).into_iter().flatten().filter(|r| r.segment <= upto);
+        let (files, rows): (Vec<_>, Vec<_>) = recent.partition(|r| !r.adds.is_empty());
+        filed.extend(files.into_iter().map(|r| (r.segment, r.adds.clone())));
+        rows.into_iter().map(|r| (r.segment, r.batch.clone())).collect()
     };
-    if rows.is_empty() {
+    if rows.is_empty() && filed.is_empty() {
         return Ok(());
     }
     let mut changed = Vec::with_capacity(2);
@@ -100,14 +104,15 @@ async fn table(shared: &Shared, index: usize, deltas: &mut [Delta], upto: u64) -
     {
         let new = missing(sums, &rows).await?;
         if !new.is_empty() {
-            sums.append(&shared.store, rollup::minutes(&new)?, upto).await?;
+            sums.append(&shared.store, rollup::minutes(&new)?, Vec::new(), upto).await?;
             changed.push((PATH_MINUTE.index(), sums.shown().await?));
         }
     }
     let Some(delta) = deltas.get_mut(index) else { return Ok(()) };
     let new = missing(delta, &rows).await?;
-    if !new.is_empty() {
-        delta.append(&shared.store, new.into_iter().map(Ok), upto).await?;
+    let files: Vec<Add> = missing(delta, &filed).await?.into_iter().flatten().collect();
+    if !new.is_empty() || !files.is_empty() {
+        delta.append(&shared.store, new.into_iter().map(Ok), files, upto).await?;
     }
     changed.push((index, delta.shown().await?));
     let mut state = shared.lock();
@@ -127,8 +132,8 @@ async fn table(shared: &Shared, index: usize, deltas: &mut [Delta], upto: u64) -
     Ok(())
 }
 
-/// Rows of segments that a table does not have yet, as it stands now.
-async fn missing(delta: &mut Delta, rows: &[(u64, RecordBatch)]) -> Result<Vec<RecordBatch>, TablesError> {
+/// Rows or files of segments that a table does not have yet, as it stands now.
+async fn missing<T: Clone>(delta: &mut Delta, rows: &[(u64, T)]) -> Result<Vec<T>, TablesError> {
     delta.refresh().await?;
     let at = delta.position().await?;
     Ok(rows.iter().filter(|(s, _)| at.is_none_or(|at| *s > at)).map(|(_, b)| b.clone()).collect())

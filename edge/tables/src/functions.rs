@@ -94,6 +94,12 @@ pub const LIST: &[Function] = &[
         example: "path_crosses(path, 'p0-spine0')",
     },
     Function {
+        name: "address",
+        signature: "address(binary) -> text",
+        text: "An address of 16 bytes as text, such as src of a flow.",
+        example: "address(src)",
+    },
+    Function {
         name: "ip_in",
         signature: "ip_in(text, text) -> bool",
         text: "Whether an address lies in a prefix.",
@@ -162,6 +168,23 @@ fn text_of_path(name: &str, f: impl Fn(PathId) -> Option<String> + Send + Sync +
 /// Ids keep their 64 bits.
 fn path_id(p: i64) -> PathId {
     PathId(p.cast_unsigned())
+}
+
+fn address() -> ScalarUDF {
+    let run = |args: &[ColumnarValue]| -> Outcome {
+        let (args, constant) = arrays(args)?;
+        let bytes = args.first().map(|a| cast(a, &DataType::Binary)).transpose()?;
+        let Some(bytes) = bytes.as_ref().and_then(|a| a.as_binary_opt::<i32>()) else {
+            return Err(DataFusionError::Execution("expected an address of 16 bytes".to_owned()));
+        };
+        let text = |b: &[u8]| {
+            let octets: [u8; 16] = b.try_into().ok()?;
+            Some(IpAddr::from(octets).to_canonical().to_string())
+        };
+        given(Arc::new(bytes.iter().map(|b| b.and_then(text)).collect::<StringArray>()), constant)
+    };
+    let kinds = Signature::uniform(1, vec![DataType::Binary, DataType::BinaryView], Volatility::Immutable);
+    ScalarUDF::from(SimpleScalarUDF::new_with_signature("address", kinds, DataType::Utf8, Arc::new(run)))
 }
 
 /// Two arguments of text, or a number and a text.
@@ -305,6 +328,7 @@ pub(crate) fn all(fabric: &Arc<Fabric>) -> Vec<ScalarUDF> {
             }
             Ok(out.into())
         }),
+        address(),
         of_two("ip_in", DataType::Utf8, |addresses, prefixes| {
             let addresses = addresses.as_string_opt::<i32>();
             let addresses =

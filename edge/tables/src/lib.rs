@@ -34,7 +34,7 @@ pub use error::TablesError;
 pub use query::{Answer, Limits, Sight};
 pub use segment::{Mark, Marks};
 pub use store::{Environment, Place};
-pub use tables::{Config, Rows, Tables, Ticket};
+pub use tables::{Config, Filed, Rows, Tables, Ticket};
 pub use upkeep::Upkept;
 
 pub use arrow;

@@ -11,7 +11,7 @@ use crate::error::TablesError;
 use crate::schema::TABLES;
 use crate::segment::{Marks, Say, Segment};
 use crate::store::{Created, Store};
-use crate::tables::{Config, Progress, Recent, Shared, Waiting, weight};
+use crate::tables::{Config, Filed, Progress, Recent, Shared, Waiting, weight};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use object_store::path::Path as Key;
@@ -45,6 +45,7 @@ pub(crate) struct Found {
     pub segment: u64,
     pub marks: Marks,
     pub rows: Vec<(u64, String, RecordBatch)>,
+    pub files: Vec<(u64, String, String)>,
 }
 
 async fn read(store: &Store, number: u64) -> Result<Segment, TablesError> {
@@ -95,7 +96,7 @@ pub(crate) async fn claim(
 /// Reads the log and writes a claim behind it. `None` where somebody else was faster.
 async fn take_over(store: &Store, config: &Config) -> Result<Option<Found>, TablesError> {
     let all = numbers(store).await?;
-    let mut found = Found { epoch: 0, segment: 0, marks: Marks::new(), rows: Vec::new() };
+    let mut found = Found { epoch: 0, segment: 0, marks: Marks::new(), rows: Vec::new(), files: Vec::new() };
     for (i, &n) in all.iter().enumerate() {
         if i > 0 && n != found.segment + 1 {
             return Err(TablesError::Damaged {
@@ -125,6 +126,7 @@ async fn take_over(store: &Store, config: &Config) -> Result<Option<Found>, Tabl
             found.marks.extend(segment.marks);
         }
         found.rows.extend(segment.rows.into_iter().map(|(table, batch)| (n, table, batch)));
+        found.files.extend(segment.files.into_iter().map(|(table, add)| (n, table, add)));
     }
     found.segment += 1;
     found.epoch += 1;
@@ -134,7 +136,7 @@ async fn take_over(store: &Store, config: &Config) -> Result<Option<Found>, Tabl
         say: Say::Claim,
         whole: true,
         marks: found.marks.clone(),
-        rows: Vec::new(),
+        ..Segment::default()
     };
     let damaged = |reason| TablesError::Damaged { segment: found.segment, reason };
     let bytes = claim.encode().map_err(damaged)?;
@@ -211,12 +213,13 @@ impl Writer {
     /// Writes what waits as one segment, and says so.
     async fn one(&mut self, say: Say) -> Result<(), TablesError> {
         let shared = Arc::clone(&self.shared);
-        let (waiting, folded, number, whole) = {
+        let (waiting, filed, folded, number, whole) = {
             let mut state = shared.lock();
             let fresh = Waiting { rows: vec![Vec::new(); TABLES.len()], ..Waiting::default() };
-            let waiting = std::mem::replace(&mut state.waiting, fresh);
+            let mut waiting = std::mem::replace(&mut state.waiting, fresh);
+            let filed = std::mem::take(&mut waiting.filed);
             let whole = (state.folded >= self.oldest).then(|| state.marks.clone());
-            (waiting, state.folded, state.segment + 1, whole)
+            (waiting, filed, state.folded, state.segment + 1, whole)
         };
         let mut segment =
             Segment { number, epoch: self.epoch, say, marks: waiting.marks.clone(), ..Segment::default() };
@@ -233,6 +236,12 @@ impl Writer {
             }
         }
         let damaged = |reason| TablesError::Damaged { segment: number, reason };
+        for f in &filed {
+            for add in &f.adds {
+                let add = serde_json::to_string(add).map_err(|e| damaged(e.to_string()))?;
+                segment.files.push((f.table.name.to_owned(), add));
+            }
+        }
         let bytes = segment.encode().map_err(damaged)?;
         loop {
             match shared.store.create(&key(number), bytes.clone()).await {
@@ -260,7 +269,14 @@ impl Writer {
                 let size = weight(&batch);
                 bytes += size;
                 if let Some(recent) = state.recent.get_mut(index) {
-                    recent.push_back(Recent { segment: number, batch, bytes: size });
+                    recent.push_back(Recent { segment: number, batch, bytes: size, adds: Vec::new() });
+                }
+            }
+            for Filed { table, batch, adds } in filed {
+                let size = weight(&batch);
+                bytes += size;
+                if let Some(recent) = state.recent.get_mut(table.index()) {
+                    recent.push_back(Recent { segment: number, batch, bytes: size, adds });
                 }
             }
             state.bytes = bytes;

@@ -363,6 +363,169 @@ pub static ALERT: Table = Table {
     cluster: &["ts"],
 };
 
+/// Flows, as exporters and hosts tell of them.
+pub static FLOW: Table = Table {
+    name: "flow",
+    text: "A flow as a switch, a router or a host tells of it: IPFIX, NetFlow, sFlow samples, and hosts' own accounting. \
+           `packets` and `bytes` have the sampling rate applied. Addresses are pseudonyms that keep prefixes, except \
+           those of the fabric itself; `address` shows them as text. What an exporter does not tell is null.",
+    columns: &[
+        must("ts", Time, "when the flow began, else ended, else was told of, by the exporter's clock"),
+        may("duration_us", Long, "from the first packet to the last, microseconds"),
+        must("exporter", Int, "who tells: a number in table exporter"),
+        may("src", Bytes, "source address, 16 bytes; IPv4 as ::ffff:a.b.c.d"),
+        may("dst", Bytes, "destination address"),
+        may("src_port", Int, "source port"),
+        may("dst_port", Int, "destination port"),
+        may("protocol", Int, "IP protocol: 6 TCP, 17 UDP, 4 or 41 a tunnel"),
+        may("tcp_flags", Int, "TCP flags seen, together"),
+        may("traffic_class", Int, "DSCP and ECN, 0 to 255"),
+        must("packets", Long, "packets, after sampling is made up for"),
+        must("bytes", Long, "bytes, after sampling is made up for"),
+        must("sampling", Int, "one packet in so many was looked at; 1: all"),
+        may("in_if", Long, "interface it came in by, the exporter's number"),
+        may("out_if", Long, "interface it left by, the exporter's number"),
+        may("next_hop", Bytes, "address of the next hop"),
+        may("src_as", Long, "autonomous system of the source"),
+        may("dst_as", Long, "autonomous system of the destination"),
+        may("src_prefix_len", Int, "length of the source's prefix"),
+        may("dst_prefix_len", Int, "length of the destination's prefix"),
+        may("vlan", Int, "VLAN"),
+        may("direction", Int, "0 in, 1 out"),
+        may("ttl_min", Int, "smallest TTL or hop limit"),
+        may("ttl_max", Int, "largest TTL or hop limit"),
+        may("flow_label", Long, "IPv6 flow label: the entropy of an ECMP path"),
+        may("end_reason", Int, "why it ended (RFC 5102, 5.11.3)"),
+        may("mpls_label", Long, "top MPLS label"),
+        may("srv6_segment", Bytes, "active SRv6 segment (RFC 9487)"),
+        may(
+            "forwarding_status",
+            Int,
+            "status and reason (RFC 7270): 64 to 127 forwarded, 128 to 191 dropped",
+        ),
+        may("ecn_marked", Long, "packets with ECN CE set, where they are counted"),
+        may("extra", Text, "fields without a column, JSON, where the receiver is told to keep them"),
+    ],
+    keep_days: Some(7),
+    cluster: &["dst", "src", "ts"],
+};
+
+/// Who tells of flows.
+pub static EXPORTER: Table = Table {
+    name: "exporter",
+    text: "Who tells of flows and counters: one row when it is heard first, and at each start of the hub. The newest row \
+           of an id is the one in force.",
+    columns: &[
+        must("ts", Time, "when"),
+        must("id", Int, "its number, in flow and drop_event"),
+        must("address", Text, "address it tells from"),
+        must("domain", Long, "its observation domain, source id or agent"),
+        must("protocol", Text, "ipfix, netflow9, netflow5, sflow or host"),
+        may("component", Text, "the switch or host of the fabric it is"),
+    ],
+    keep_days: None,
+    cluster: &["id", "ts"],
+};
+
+/// What was thrown away, by reason.
+pub static DROP_EVENT: Table = Table {
+    name: "drop_event",
+    text: "Packets a host's kernel or a switch threw away, by reason and place, one row a window; one of them as an example.",
+    columns: &[
+        must("ts", Time, "beginning of the window"),
+        must("window_us", Int, "its length, microseconds; 0: a single event"),
+        may("producer", Int, "host whose kernel it was"),
+        may("exporter", Int, "switch that tells: a number in table exporter"),
+        must("reason", Text, "the kernel's or the switch's own word, such as NO_SOCKET or acl"),
+        must("place", Text, "function of the kernel, or queue of the switch"),
+        must("device", Text, "interface it was at, empty where unknown"),
+        may("protocol", Int, "EtherType"),
+        must("packets", Long, "how many"),
+        must("bytes", Long, "their bytes, 0 where unknown"),
+        may("exemplar", Bytes, "the first bytes of one of them, from its network header on"),
+    ],
+    keep_days: Some(30),
+    cluster: &["reason", "ts"],
+};
+
+/// Numbers of switches, NICs, hosts and programs.
+pub static METRIC: Table = Table {
+    name: "metric",
+    text: "Numbers that switches, NICs, hosts and programs tell: gNMI, sFlow counters, SONiC's high-frequency telemetry, \
+           Prometheus scrapes, OTLP, and the hosts' sensors. What the diagnosis weighs of them is in counter as well.",
+    columns: &[
+        must("ts", Time, "when it was measured; beginning of the window where there is one"),
+        may("window_us", Int, "length of the window a difference is of"),
+        must("source", Text, "who told: gnmi, sflow, hft, scrape, otlp, syslog, or a sensor such as nic"),
+        may("producer", Int, "host, where a sensor told"),
+        must("device", Text, "switch, host or service, as it calls itself"),
+        must("entity_kind", Text, "interface, queue, optic, host, process, other"),
+        must("entity", Text, "such as Ethernet8 or Ethernet8/queue3"),
+        must("name", Text, "what was measured, such as in_errors or rx_power_dbm"),
+        must("value", Float, "the number"),
+        must("form", Text, "gauge; counter: since its start; delta: of the window"),
+        may("component", Text, "the fabric's own name for the place"),
+        may("labels", Text, "what else was said with it, JSON"),
+    ],
+    keep_days: Some(14),
+    cluster: &["name", "entity", "ts"],
+};
+
+/// Links that went up or down.
+pub static LINK_EVENT: Table = Table {
+    name: "link_event",
+    text: "An interface that went up or down, as its device told.",
+    columns: &[
+        must("ts", Time, "when, by the device's clock"),
+        must("source", Text, "syslog, gnmi or nic"),
+        must("device", Text, "device, as it calls itself"),
+        must("interface", Text, "interface"),
+        must("state", Text, "up or down"),
+        may("component", Text, "the fabric's own name for the link"),
+        must("text", Text, "what was said"),
+    ],
+    keep_days: Some(90),
+    cluster: &["device", "interface", "ts"],
+};
+
+/// Lines of logs.
+pub static LOG_LINE: Table = Table {
+    name: "log_line",
+    text: "What devices and programs logged: syslog of warnings and worse, OTLP logs.",
+    columns: &[
+        must("ts", Time, "when"),
+        must("source", Text, "syslog or otlp"),
+        must("device", Text, "device or service"),
+        must("severity", Text, "emergency, alert, critical, error, warning, notice, info, debug"),
+        must("text", Text, "the line"),
+        may("trace_id", Text, "trace it belongs to, hexadecimal"),
+        may("span_id", Text, "span it belongs to, hexadecimal"),
+        may("attributes", Text, "what else was said, JSON"),
+    ],
+    keep_days: Some(14),
+    cluster: &["device", "ts"],
+};
+
+/// Spans of traces.
+pub static SPAN: Table = Table {
+    name: "span",
+    text: "Spans of traces that programs told by OTLP: a step of a job, a request, a collective.",
+    columns: &[
+        must("ts", Time, "when it began"),
+        must("duration_us", Long, "how long it took, microseconds"),
+        must("service", Text, "program that told"),
+        must("name", Text, "what it was"),
+        must("kind", Text, "internal, server, client, producer, consumer"),
+        must("trace_id", Text, "its trace, hexadecimal"),
+        must("span_id", Text, "itself, hexadecimal"),
+        may("parent_id", Text, "the span it is part of"),
+        must("status", Text, "ok, error or unset"),
+        may("attributes", Text, "what else was said, JSON"),
+    ],
+    keep_days: Some(7),
+    cluster: &["service", "ts"],
+};
+
 /// Every table.
 pub static TABLES: &[&Table] = &[
     &PATH_OBSERVATION,
@@ -376,6 +539,13 @@ pub static TABLES: &[&Table] = &[
     &LOSS_LEDGER,
     &AUDIT,
     &ALERT,
+    &FLOW,
+    &EXPORTER,
+    &DROP_EVENT,
+    &METRIC,
+    &LINK_EVENT,
+    &LOG_LINE,
+    &SPAN,
 ];
 
 static SCHEMAS: LazyLock<Vec<(SchemaRef, SchemaRef)>> = LazyLock::new(|| {

@@ -1,7 +1,7 @@
 //! A segment of the write-ahead log: what was acknowledged and is not in the tables yet, as bytes.
 //!
 //! How: a header (who wrote it: the segment's number and the writer's epoch), the producers' marks, and for each table
-//! one Arrow IPC stream with one batch; all of it under one CRC32C.
+//! one Arrow IPC stream with one batch, then the files that were written beside it; all of it under one CRC32C.
 //! Invariants: what was encoded comes out equal; bytes whose checksum is wrong are refused before anything in them is believed.
 
 use arrow::array::RecordBatch;
@@ -50,6 +50,9 @@ pub(crate) struct Segment {
     pub marks: Marks,
     /// Name of the table and its rows.
     pub rows: Vec<(String, RecordBatch)>,
+    /// Name of the table, and a file of it whose rows came with this segment: the `add` action that makes it part of the
+    /// table, as JSON.
+    pub files: Vec<(String, String)>,
 }
 
 impl Segment {
@@ -81,6 +84,13 @@ impl Segment {
                 place.copy_from_slice(&bytes);
             }
         }
+        if !self.files.is_empty() {
+            out.extend_from_slice(&length(self.files.len())?);
+            for text in self.files.iter().flat_map(|(table, add)| [table, add]) {
+                out.extend_from_slice(&length(text.len())?);
+                out.extend_from_slice(text.as_bytes());
+            }
+        }
         let sum = crc32c::crc32c(&out);
         out.extend_from_slice(&sum.to_le_bytes());
         Ok(out.into())
@@ -110,13 +120,18 @@ impl Segment {
             segment.marks.insert(producer, Mark { epoch: r.u64()?, sequence: r.u64()?, lost: r.u64()? });
         }
         for _ in 0..r.u32()? {
-            let len = r.u32()?;
-            let table = String::from_utf8_lossy(r.take(len as usize)?).into_owned();
+            let table = r.text()?;
             let len = r.u32()?;
             let stream = r.take(len as usize)?;
             let mut reader = StreamReader::try_new(stream, None).map_err(|e| e.to_string())?;
             let batch = reader.next().ok_or("a table without rows")?.map_err(|e| e.to_string())?;
             segment.rows.push((table, batch));
+        }
+        // A segment without any, and one of before there were files, ends here.
+        if !r.0.is_empty() {
+            for _ in 0..r.u32()? {
+                segment.files.push((r.text()?, r.text()?));
+            }
         }
         if r.0.is_empty() { Ok(segment) } else { Err(format!("{} bytes too many", r.0.len())) }
     }
@@ -136,6 +151,10 @@ impl<'a> Reader<'a> {
     }
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
         self.take(N)?.try_into().map_err(|_| "it ends too early".to_owned())
+    }
+    fn text(&mut self) -> Result<String, String> {
+        let len = self.u32()?;
+        Ok(String::from_utf8_lossy(self.take(len as usize)?).into_owned())
     }
     fn u8(&mut self) -> Result<u8, String> {
         self.array::<1>().map(|[b]| b)
@@ -167,12 +186,13 @@ mod tests {
             whole: true,
             marks: [(4, Mark { epoch: 9, sequence: u64::MAX, lost: 5 })].into(),
             rows: vec![("counter".to_owned(), batch)],
+            files: vec![("flow".to_owned(), "{}".to_owned())],
         }
     }
 
     #[test]
     fn what_goes_in_comes_out() {
-        for s in [a_segment(), Segment::default()] {
+        for s in [a_segment(), Segment { files: Vec::new(), ..a_segment() }, Segment::default()] {
             assert_eq!(Segment::decode(&s.encode().unwrap()).unwrap(), s);
         }
     }

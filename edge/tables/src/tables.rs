@@ -15,6 +15,7 @@ use crate::store::{Environment, Place, Store};
 use crate::upkeep::{self, Asked, Upkept};
 use arrow::array::{Array, ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
+use deltalake_core::kernel::Add;
 use fabric::Fabric;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,6 +92,14 @@ pub struct Rows {
     pub parts: Vec<(&'static Table, RecordBatch)>,
 }
 
+/// Rows that stand in a file of their table already: see [`Tables::file`].
+#[derive(Debug)]
+pub struct Filed {
+    pub(crate) table: &'static Table,
+    pub(crate) batch: RecordBatch,
+    pub(crate) adds: Vec<Add>,
+}
+
 /// Rows handed over. Done when they are durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(crate) u64);
@@ -101,6 +110,8 @@ pub(crate) struct Recent {
     pub segment: u64,
     pub batch: RecordBatch,
     pub bytes: usize,
+    /// Files of the table that hold these rows and are not part of it yet; none: the fold writes them.
+    pub adds: Vec<Add>,
 }
 
 #[derive(Default)]
@@ -108,13 +119,14 @@ pub(crate) struct Waiting {
     pub marks: Marks,
     /// By index of the table.
     pub rows: Vec<Vec<RecordBatch>>,
+    pub filed: Vec<Filed>,
     pub bytes: usize,
     pub ticket: u64,
 }
 
 impl Waiting {
     pub(crate) fn is_empty(&self) -> bool {
-        self.marks.is_empty() && self.rows.iter().all(Vec::is_empty)
+        self.marks.is_empty() && self.filed.is_empty() && self.rows.iter().all(Vec::is_empty)
     }
 }
 
@@ -183,6 +195,8 @@ pub struct Tables {
     handle: Handle,
     running: Mutex<Option<Running>>,
     base: query::Base,
+    /// By index of the table, as they stood at the start: for writing files.
+    deltas: Vec<Delta>,
 }
 
 /// What is ended by [`Tables::close`].
@@ -238,9 +252,22 @@ impl Tables {
                     let batch = whole(about, batch.clone())?;
                     let size = weight(&batch);
                     bytes += size;
-                    rows.push_back(Recent { segment, batch, bytes: size });
+                    rows.push_back(Recent { segment, batch, bytes: size, adds: Vec::new() });
                 }
             }
+            for (segment, add) in
+                found.files.iter().filter(|(_, t, _)| *t == about.name).map(|(s, _, a)| (*s, a))
+            {
+                if at.is_none_or(|at| segment > at) {
+                    let damaged = |reason| TablesError::Damaged { segment, reason };
+                    let add: Add = serde_json::from_str(add).map_err(|e| damaged(e.to_string()))?;
+                    let batch = whole(about, runtime.block_on(delta.read(&store, &add))?)?;
+                    let size = weight(&batch);
+                    bytes += size;
+                    rows.push_back(Recent { segment, batch, bytes: size, adds: vec![add] });
+                }
+            }
+            rows.make_contiguous().sort_by_key(|r| r.segment);
             shown.push(runtime.block_on(delta.shown())?);
             deltas.push(delta);
             recent.push(rows);
@@ -273,9 +300,15 @@ impl Tables {
         let writer = log::Writer::new(Arc::clone(&shared), found.epoch);
         let log = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.run());
         let log = log.map_err(|e| TablesError::Store { what: "thread".to_owned(), reason: e.to_string() })?;
-        let fold = runtime.spawn(fold::run(Arc::clone(&shared), deltas));
+        let fold = runtime.spawn(fold::run(Arc::clone(&shared), deltas.clone()));
         let handle = runtime.handle().clone();
-        Ok(Some(Tables { shared, handle, running: Mutex::new(Some(Running { runtime, log, fold })), base }))
+        Ok(Some(Tables {
+            shared,
+            handle,
+            running: Mutex::new(Some(Running { runtime, log, fold })),
+            base,
+            deltas,
+        }))
     }
 
     /// How far each producer had come when the tables were opened, and has since.
@@ -300,7 +333,20 @@ impl Tables {
                 parts.push((table.index(), batch));
             }
         }
-        let mut state = self.shared.lock();
+        self.wait_in_line(bytes, |waiting| {
+            if let Some((producer, mark)) = rows.producer {
+                waiting.marks.insert(producer, mark);
+            }
+            for (table, batch) in parts {
+                if let Some(rows) = waiting.rows.get_mut(table) {
+                    rows.push(batch);
+                }
+            }
+        })
+    }
+
+    /// Whether so many bytes more can be held.
+    fn room(&self, state: MutexGuard<'_, State>, bytes: usize) -> Result<MutexGuard<'_, State>, TablesError> {
         if state.closing || self.shared.ended() {
             return Err(TablesError::Closed);
         }
@@ -312,26 +358,42 @@ impl Tables {
             let trouble = self.trouble().map_or("the store is too slow".to_owned(), |e| e.to_string());
             return Err(TablesError::Full { waiting, limit, reason: trouble });
         }
+        Ok(state)
+    }
+
+    /// Puts something among what the log's thread takes next.
+    fn wait_in_line(&self, bytes: usize, put: impl FnOnce(&mut Waiting)) -> Result<Ticket, TablesError> {
+        let mut state = self.room(self.shared.lock(), bytes)?;
         state.tickets += 1;
         let ticket = state.tickets;
         state.bytes += bytes;
         state.waiting.bytes += bytes;
         state.waiting.ticket = ticket;
-        if let Some((producer, mark)) = rows.producer {
-            state.waiting.marks.insert(producer, mark);
-        }
-        for (table, batch) in parts {
-            if let Some(rows) = state.waiting.rows.get_mut(table) {
-                rows.push(batch);
-            }
-        }
-        let half = state.bytes > limit / 2;
+        put(&mut state.waiting);
+        let half = state.bytes > self.shared.config.memory_bytes / 2;
         drop(state);
         self.shared.wake_log.notify_one();
         if half {
             self.shared.wake_fold.notify_one();
         }
         Ok(Ticket(ticket))
+    }
+
+    /// Writes many rows, tens of thousands at a time, to files of their table: for what comes in bulk, which would
+    /// otherwise be written twice, once to the log and once by the fold. They count once they are handed to
+    /// [`Tables::append_filed`]; files that never are, upkeep removes. Blocks until they are synced; refused where there
+    /// is no room.
+    pub fn file(&self, table: &'static Table, batch: RecordBatch) -> Result<Filed, TablesError> {
+        drop(self.room(self.shared.lock(), weight(&batch))?);
+        let batch = whole(table, batch)?;
+        let delta = self.deltas.get(table.index()).ok_or(TablesError::Closed)?;
+        let adds = self.handle.block_on(delta.file(&self.shared.store, batch.clone()))?;
+        Ok(Filed { table, batch, adds })
+    }
+
+    /// Hands over rows that stand in files. Never blocks; refused where there is no room.
+    pub fn append_filed(&self, filed: Filed) -> Result<Ticket, TablesError> {
+        self.wait_in_line(weight(&filed.batch), |waiting| waiting.filed.push(filed))
     }
 
     /// Hands over rows, and waits for room where there is none: for what a hub cannot do without. Blocks.

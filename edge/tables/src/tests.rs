@@ -1,5 +1,6 @@
 //! The room as a whole, on a real directory.
 
+mod bulk;
 mod upkeep;
 
 use crate::backup::{backup, restore};
@@ -71,6 +72,15 @@ fn ledger_at(begin_us: i64, from: i64, rows: i64) -> (&'static Table, RecordBatc
         Arc::new(Int64Array::from_iter_values(from..from + rows)),
     ];
     (&LOSS_LEDGER, RecordBatch::try_new(LOSS_LEDGER.row_schema(), columns).unwrap())
+}
+
+/// One row of a table, each value read from its text.
+fn a_row(table: &'static Table, values: &[String]) -> RecordBatch {
+    let columns = table.row_schema().fields().iter().zip(values).map(|(f, v)| {
+        let text: ArrayRef = Arc::new(StringArray::from(vec![v.as_str()]));
+        arrow::compute::cast(&text, f.data_type()).unwrap()
+    });
+    RecordBatch::try_new(table.row_schema(), columns.collect()).unwrap()
 }
 
 fn rows(from: i64, n: i64) -> Rows {

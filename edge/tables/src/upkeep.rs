@@ -15,7 +15,7 @@
 //! interleaves the bits of values as they are: within a day `ts` has 37 bits and a path a few, so the order is that of
 //! time alone.
 
-use crate::delta::{Delta, GROUP_ROWS, Piece, Why};
+use crate::delta::{Care, Delta, GROUP_ROWS, Piece, Why};
 use crate::error::TablesError;
 use crate::query::{cast_to, refused};
 use crate::rollup::Join;
@@ -465,7 +465,7 @@ async fn merge(
     let expected: u64 = old.iter().map(|p| p.rows).sum();
     let (files, each) = cut(bytes, expected, file_bytes);
     let parts = parts(&frame, files * each).await.map_err(|e| refused(&e))?;
-    let mut writer = delta.writer(true)?.with_target_file_size(2 * file_bytes);
+    let mut writer = delta.writer(Care::Merged)?.with_target_file_size(2 * file_bytes);
     let mut join = (about.name == PATH_MINUTE.name).then(Join::default);
     let (mut new, mut rows) = (Vec::new(), 0);
     for (part, number) in parts.into_iter().zip(1..) {

@@ -10,6 +10,7 @@
 extern crate alloc;
 
 pub mod batch;
+pub mod flow;
 pub mod id;
 pub mod ioam;
 pub mod ipv6;

@@ -235,11 +235,16 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// 256 random bits, in hexadecimal.
 pub(crate) fn random() -> Result<String, String> {
+    fresh_key().map(|bytes| hex(&bytes))
+}
+
+/// The same, as bytes.
+pub(crate) fn fresh_key() -> Result<[u8; 32], String> {
     use ring::rand::SecureRandom as _;
     let mut bytes = [0u8; 32];
     let filled = ring::rand::SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| "the system gives no random numbers".to_owned())?;
-    Ok(hex(&bytes))
+    Ok(bytes)
 }
 
 /// A new token: the text to hand over, once, and what is kept of it.

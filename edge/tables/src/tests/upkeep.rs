@@ -2,7 +2,7 @@
 //! by the wall clock, is only to merge many small files.
 
 use super::{Dir, ask, config, ledger_at, runtime};
-use crate::delta::Delta;
+use crate::delta::{Care, Delta};
 use crate::schema::{LOSS_LEDGER, PATH_MINUTE, PATH_OBSERVATION, TABLES, Table};
 use crate::store::{Environment, Store};
 use crate::tables::whole;
@@ -299,7 +299,7 @@ fn what_was_written_and_never_committed_goes_after_a_day_and_not_before() {
     rt.block_on(async {
         let store = Store::open(&dir.0.as_path().into(), &Environment::default()).unwrap();
         let delta = Delta::open(&store, &LOSS_LEDGER).await.unwrap();
-        let mut writer = delta.writer(true).unwrap();
+        let mut writer = delta.writer(Care::Merged).unwrap();
         writer.write(whole(&LOSS_LEDGER, ledger_at(T, 10, 10).1).unwrap()).await.unwrap();
         writer.flush().await.unwrap();
     });
