@@ -1,6 +1,8 @@
 //! What an agent needs to know before it starts. `app` fills it from arguments and files.
 
+use crate::tasks::Capturer;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Settings of one agent.
@@ -24,6 +26,8 @@ pub struct Config {
     /// Socket by which processes of this host tell what became of their packets; none: nobody is heard. Where it cannot be
     /// made the agent says so and goes on without.
     pub transport_socket: Option<PathBuf>,
+    /// Who makes captures; none: they are refused, in words.
+    pub capturer: Option<Arc<dyn Capturer>>,
     /// Observations kept while the hub does not acknowledge, default 65,536. The oldest go first and are counted.
     pub buffer_rows: usize,
     /// How often what was observed is sent, default 100 ms.
@@ -47,6 +51,7 @@ impl Default for Config {
             stamp_port: 862,
             stamp_key: None,
             transport_socket: None,
+            capturer: None,
             buffer_rows: 65_536,
             send_every: Duration::from_millis(100),
             retry_min: Duration::from_millis(200),

@@ -12,6 +12,7 @@ use crate::outbox::Outbox;
 use crate::probing::{Open, Probing, read};
 use crate::reports::Reports;
 use crate::rpc::ingest_client::IngestClient;
+use crate::tasks::{Crew, Desk};
 use fabric::Fabric;
 use probe::Observation;
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use wire::batch::PROTOCOL_VERSION;
 use wire::proto::agent_message::Kind;
 use wire::proto::hub_message::Kind as Answer;
+use wire::Nanos;
 use wire::proto::{AgentMessage, Goodbye, Heartbeat, Hello, HubMessage};
 
 /// Messages handed to the stream and not yet written.
@@ -95,7 +97,10 @@ pub(crate) async fn run_with(
             None
         }
     });
+    let mut tasks = Desk::default();
+    tasks.hire(Crew { tracer: None, capturer: config.capturer.clone() });
     let mut agent = Agent {
+        tasks,
         reports,
         config,
         name,
@@ -156,6 +161,8 @@ struct Running {
     prober: Box<dyn Probing>,
     reports: Option<Arc<Reports>>,
     outbox: Outbox,
+    /// What the tasks count.
+    tasks: BTreeMap<String, u64>,
 }
 
 impl Running {
@@ -165,6 +172,7 @@ impl Running {
             r.count_into(&mut counters);
         }
         self.outbox.count_into(&mut counters);
+        counters.extend(self.tasks.clone());
         counters
     }
     /// Moves what was observed into the outbox, as batches. An error where the prober has ended.
@@ -189,6 +197,7 @@ impl Running {
 }
 
 struct Agent {
+    tasks: Desk,
     reports: Option<Arc<Reports>>,
     config: Config,
     name: String,
@@ -262,6 +271,7 @@ impl Agent {
         if let Some(p) = &mut self.probing {
             p.outbox.rewind();
         }
+        self.tasks.rewind();
         let mut tick = interval(self.config.send_every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = Instant::now();
@@ -299,6 +309,14 @@ impl Agent {
                             self.take_plan(&plan, open)?;
                             self.last_wait = None;
                         }
+                        Some(Answer::Tasks(tasks)) => {
+                            self.tasks.list(Nanos(wall_ns()), &tasks);
+                            self.send_pieces(&stream);
+                        }
+                        Some(Answer::TaskAck(ack)) => {
+                            self.tasks.acknowledge(&ack);
+                            self.send_pieces(&stream);
+                        }
                         // A kind of a later version.
                         None => {}
                     }
@@ -311,6 +329,8 @@ impl Agent {
                         let _ = stream.out.try_send(AgentMessage { kind: Some(Kind::Heartbeat(now)) });
                     }
                     self.collect()?;
+                    self.tasks.handle_timeout(Nanos(wall_ns()));
+                    self.send_pieces(&stream);
                     if self.probing.as_ref().is_none_or(|p| p.outbox.is_empty()) {
                         answered = Instant::now();
                     }
@@ -330,7 +350,17 @@ impl Agent {
     }
 
     fn collect(&mut self) -> Result<(), AgentError> {
-        self.probing.as_mut().map_or(Ok(()), Running::collect)
+        let Some(p) = &mut self.probing else { return Ok(()) };
+        self.tasks.count_into(&mut p.tasks);
+        p.collect()
+    }
+
+    /// Pieces of tasks, as far as there is room on the stream.
+    fn send_pieces(&mut self, stream: &Stream) {
+        while let Ok(permit) = stream.out.try_reserve() {
+            let Some(piece) = self.tasks.poll_output() else { return };
+            permit.send(AgentMessage { kind: Some(Kind::TaskOutput(piece)) });
+        }
     }
 
     fn has_unsent(&self) -> bool {
@@ -371,7 +401,10 @@ impl Agent {
                 if let Some(r) = &self.reports {
                     r.know(fabric.clone(), host);
                 }
-                self.probing = Some(Running { fabric, prober, reports: self.reports.clone(), outbox });
+                let capturer = self.config.capturer.clone();
+                self.tasks.hire(Crew { tracer: prober.tracer(), capturer });
+                let (reports, tasks) = (self.reports.clone(), BTreeMap::new());
+                self.probing = Some(Running { fabric, prober, reports, outbox, tasks });
                 Ok(())
             }
         }

@@ -18,6 +18,7 @@
 
 pub mod crowd;
 pub mod prober;
+pub mod tasks;
 
 mod config;
 mod control;

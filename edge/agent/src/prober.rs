@@ -12,6 +12,7 @@
 //! slow reading never looks like loss; nothing blocks but the one wait; every packet not used is counted by reason.
 //! Absent on purpose: the hub (see the rest of this room), and anything that decides what to probe.
 
+use crate::tasks::trace::Tracer;
 use fabric::{Fabric, Mode};
 use kernel::netns;
 use kernel::poll::{Waker, readable};
@@ -36,7 +37,7 @@ use wire::{ClockQuality, Component, ComponentObservation, Counter, HostId, Nanos
 /// Batches taken from one socket before the others have their turn.
 const BATCHES_A_TURN: usize = 16;
 /// Hop limit of packets that are to arrive.
-const HOP_LIMIT: u8 = 64;
+pub(crate) const HOP_LIMIT: u8 = 64;
 /// The thread looks around at least so often.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -130,6 +131,7 @@ pub struct Prober {
     time_exceeded: Option<TimeExceededSocket>,
     snmp6: Option<File>,
     sender_port: u16,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl Prober {
@@ -160,7 +162,22 @@ impl Prober {
         };
         // an open file stays with the namespace it was opened in; without it two counters are missing, no more
         let snmp6 = File::open("/proc/thread-self/net/snmp6").ok();
-        Ok(Prober { config, reflector_socket, sender_socket, raw, time_exceeded, snmp6, sender_port })
+        // without it no trace is made, and probing goes on
+        let c = &config;
+        let tracer = Tracer::open(c.fabric.clone(), c.host, c.stamp_port, c.key.clone())
+            .inspect_err(|error| tracing::warn!(%error, "no sockets for traces"))
+            .ok()
+            .map(Arc::new);
+        Ok(Prober {
+            config,
+            reflector_socket,
+            sender_socket,
+            raw,
+            time_exceeded,
+            snmp6,
+            sender_port,
+            tracer,
+        })
     }
 
     /// Starts the thread. It answers probes at once and sends some as soon as it has a plan.
@@ -170,6 +187,7 @@ impl Prober {
         let (commands, inbox) = mpsc::channel();
         let (outbox, observations) = mpsc::sync_channel(self.config.queue.max(1));
         let counters = Arc::new(Mutex::new(BTreeMap::new()));
+        let tracer = self.tracer.clone();
         let worker = Worker::new(self, inbox, waker.clone(), outbox, counters.clone());
         let thread = std::thread::Builder::new()
             .name("prober".into())
@@ -179,7 +197,7 @@ impl Prober {
                 what: "cannot start the prober's thread",
                 error: kernel::Error::Call { call: "clone", errno: e.into() },
             })?;
-        Ok(ProberHandle { observations, commands, waker, counters, thread: Some(thread) })
+        Ok(ProberHandle { observations, commands, waker, counters, tracer, thread: Some(thread) })
     }
 }
 
@@ -191,6 +209,7 @@ pub struct ProberHandle {
     commands: mpsc::Sender<Command>,
     waker: Arc<Waker>,
     counters: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    tracer: Option<Arc<Tracer>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -206,6 +225,11 @@ impl ProberHandle {
     /// All counters since the start, about a window old: what was sent and taken, and every drop by reason.
     pub fn counters(&self) -> BTreeMap<&'static str, u64> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who traces with this host's sockets, where they could be opened.
+    pub fn tracer(&self) -> Option<Arc<Tracer>> {
+        self.tracer.clone()
     }
 
     /// Whether the thread still runs.
@@ -285,7 +309,7 @@ fn now() -> Nanos {
     Nanos(unix_ns())
 }
 
-fn arrival<'a>(d: &Datagram<'a>) -> Arrival<'a> {
+pub(crate) fn arrival<'a>(d: &Datagram<'a>) -> Arrival<'a> {
     Arrival {
         from: d.from,
         port: d.port,

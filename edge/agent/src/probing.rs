@@ -5,6 +5,7 @@
 use crate::config::Config;
 use crate::error::AgentError;
 use crate::prober::{Prober, ProberConfig, ProberError, ProberHandle};
+use crate::tasks::trace::Tracer;
 use fabric::Fabric;
 use kernel::caps::Capability;
 use probe::{Observation, Plan, Slot};
@@ -21,6 +22,10 @@ pub(crate) trait Probing: Send {
     fn take(&mut self, to: &mut dyn FnMut(Observation)) -> bool;
     /// Its counters since its start.
     fn counters(&self) -> BTreeMap<String, u64>;
+    /// Who traces, where somebody can.
+    fn tracer(&self) -> Option<Arc<Tracer>> {
+        None
+    }
     /// Ends it.
     fn stop(self: Box<Self>);
 }
@@ -40,6 +45,9 @@ impl Probing for ProberHandle {
     }
     fn counters(&self) -> BTreeMap<String, u64> {
         ProberHandle::counters(self).into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
+    }
+    fn tracer(&self) -> Option<Arc<Tracer>> {
+        ProberHandle::tracer(self)
     }
     fn stop(self: Box<Self>) {
         ProberHandle::stop(*self);

@@ -19,6 +19,7 @@ pub mod link;
 pub mod netlink;
 pub mod netns;
 pub mod offload;
+pub mod packet;
 pub mod poll;
 pub mod process;
 pub mod raw;

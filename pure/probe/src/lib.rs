@@ -22,6 +22,7 @@ pub mod reflector;
 pub mod sender;
 mod session;
 mod stall;
+pub mod survey;
 pub mod trace;
 
 pub use collect::Observation;

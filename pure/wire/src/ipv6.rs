@@ -127,6 +127,8 @@ pub struct Quoted<'a> {
     pub src_port: u16,
     /// Its destination port.
     pub dst_port: u16,
+    /// Its hop-by-hop header as it was by then, empty where it had none.
+    pub hop_by_hop: &'a [u8],
     /// As much of its payload as is quoted.
     pub payload: &'a [u8],
 }
@@ -135,23 +137,32 @@ fn array<const N: usize>(b: &[u8], at: usize) -> Option<[u8; N]> {
     b.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// The UDP packet an ICMPv6 "time exceeded in transit" is about. `None` for anything else.
+/// The UDP packet an ICMPv6 "time exceeded in transit" is about, on its own or inside one outer header. `None` for
+/// anything else.
 pub fn time_exceeded(icmp: &[u8]) -> Option<Quoted<'_>> {
     let [kind, code]: [u8; 2] = array(icmp, 0)?;
     if (kind, code) != (TIME_EXCEEDED, 0) {
         return None;
     }
     let packet = icmp.get(8..)?;
+    match array(packet, 6)? {
+        [IPV6] => quoted(packet.get(HEADER_LEN..)?),
+        _ => quoted(packet),
+    }
+}
+
+fn quoted(packet: &[u8]) -> Option<Quoted<'_>> {
     let first = u32::from_be_bytes(array(packet, 0)?);
     if first >> 28 != 6 {
         return None;
     }
     let [mut next]: [u8; 1] = array(packet, 6)?;
     let mut rest = packet.get(HEADER_LEN..)?;
+    let mut hop_by_hop: &[u8] = &[];
     if next == HOP_BY_HOP {
         let [after, len]: [u8; 2] = array(rest, 0)?;
         next = after;
-        rest = rest.get((usize::from(len) + 1) * 8..)?;
+        (hop_by_hop, rest) = rest.split_at_checked((usize::from(len) + 1) * 8)?;
     }
     if next != UDP {
         return None;
@@ -162,6 +173,7 @@ pub fn time_exceeded(icmp: &[u8]) -> Option<Quoted<'_>> {
         flow_label: first & 0xf_ffff,
         src_port: u16::from_be_bytes(array(rest, 0)?),
         dst_port: u16::from_be_bytes(array(rest, 2)?),
+        hop_by_hop,
         payload: rest.get(UDP_LEN..)?,
     })
 }
@@ -225,16 +237,22 @@ mod tests {
         }
 
         #[test]
-        fn an_error_quotes_what_was_sent(payload in proptest::collection::vec(any::<u8>(), 0..60), traced: bool) {
+        fn an_error_quotes_what_was_sent(
+            payload in proptest::collection::vec(any::<u8>(), 0..60),
+            traced: bool,
+            inside: bool,
+        ) {
             let mut header = Vec::new();
+            let container = inside.then_some(B);
             if traced {
                 crate::ioam::TraceOption::default().write(UDP, &mut header);
             }
             let mut b = vec![TIME_EXCEEDED, 0, 0, 0, 0, 0, 0, 0];
-            Datagram { hop_by_hop: &header, ..datagram(&payload) }.write(&mut b);
+            Datagram { container, hop_by_hop: &header, ..datagram(&payload) }.write(&mut b);
             let q = time_exceeded(&b).unwrap();
             prop_assert_eq!((q.src, q.dst, q.flow_label), (A, B, 0x12345));
             prop_assert_eq!((q.src_port, q.dst_port, q.payload), (50_000, 862, &payload[..]));
+            prop_assert_eq!(q.hop_by_hop, &header[..]);
         }
 
         #[test]

@@ -18,6 +18,7 @@ pub mod observation;
 pub mod record;
 pub mod report;
 pub mod stamp;
+pub mod task;
 pub mod time;
 pub mod transport;
 
