@@ -171,12 +171,20 @@ impl Client {
 
     /// Asks for a page of the API.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let mut request = self.http.get(format!("{}{path}", self.base));
-        if let Some(bearer) = &self.bearer {
-            request = request.header("authorization", bearer);
+        self.read(self.getting(path).call())
+    }
+
+    /// Fetches a file.
+    pub(crate) fn get_file(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        Ok(self.bytes(self.getting(path).call())?.0)
+    }
+
+    fn getting(&self, path: &str) -> ureq::RequestBuilder<ureq::typestate::WithoutBody> {
+        let request = self.http.get(format!("{}{path}", self.base));
+        match &self.bearer {
+            Some(bearer) => request.header("authorization", bearer),
+            None => request,
         }
-        let answer = request.call();
-        self.read(answer)
     }
 
     /// Sends JSON.

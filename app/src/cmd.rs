@@ -7,6 +7,7 @@ mod access;
 mod agent;
 mod backup;
 mod bench;
+mod capture;
 mod cert;
 mod completions;
 mod diagnose;
@@ -21,6 +22,7 @@ mod query;
 mod sim;
 mod timeline;
 mod top;
+mod trace;
 
 /// Moves, watches and explains the networks of AI and data-center infrastructure.
 #[derive(Parser)]
@@ -46,6 +48,10 @@ enum Command {
     Guide(guide::Args),
     /// All paths between two hosts with their loss and delay, hop by hop
     Paths(paths::Args),
+    /// Trace every path and every hop between two hosts, now
+    Trace(trace::Args),
+    /// Capture packets of several hosts at once, without what is in them, as one file
+    Capture(capture::Args),
     /// The sickest links and paths right now
     Top(top::Args),
     /// Ask everything the hub remembers in SQL
@@ -81,6 +87,7 @@ impl Cli {
             Command::Agent(_)
             | Command::Hub(_)
             | Command::Bench(_)
+            | Command::Capture(_)
             | Command::Query(_)
             | Command::Access(_)
             | Command::Backup(_)
@@ -98,6 +105,8 @@ impl Cli {
             Command::Explain(args) => explain::run(args),
             Command::Guide(args) => guide::run(args),
             Command::Paths(args) => paths::run(args),
+            Command::Trace(args) => trace::run(args),
+            Command::Capture(args) => capture::run(args),
             Command::Top(args) => top::run(args),
             Command::Query(args) => query::run(args),
             Command::Diagnose(args) => diagnose::run(args),

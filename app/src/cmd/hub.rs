@@ -66,6 +66,9 @@ pub(crate) struct Args {
     /// Where counters and incidents are sent: a file with remote-write receivers and OTLP collectors; docs/api.md
     #[arg(long, value_name = "FILE")]
     exports: Option<PathBuf>,
+    /// What switches and programs tell, and where: a file that says where flows are received; docs/receivers.md
+    #[arg(long, value_name = "FILE")]
+    receivers: Option<PathBuf>,
     /// Serve --http and --flight without TLS, as behind a proxy that has it, or without users on an address other
     /// machines can reach
     #[arg(long)]
@@ -167,6 +170,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         access: args.access,
         alerts: args.alerts,
         exports: args.exports,
+        receivers: args.receivers,
         address_key: args.address_key,
         cert_pem: text(&args.cert)?,
         key_pem: text(&args.key)?,

@@ -26,10 +26,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use wire::Nanos;
 use wire::batch::PROTOCOL_VERSION;
 use wire::proto::agent_message::Kind;
 use wire::proto::hub_message::Kind as Answer;
-use wire::Nanos;
 use wire::proto::{AgentMessage, Goodbye, Heartbeat, Hello, HubMessage};
 
 /// Messages handed to the stream and not yet written.

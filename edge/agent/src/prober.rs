@@ -168,16 +168,7 @@ impl Prober {
             .inspect_err(|error| tracing::warn!(%error, "no sockets for traces"))
             .ok()
             .map(Arc::new);
-        Ok(Prober {
-            config,
-            reflector_socket,
-            sender_socket,
-            raw,
-            time_exceeded,
-            snmp6,
-            sender_port,
-            tracer,
-        })
+        Ok(Prober { config, reflector_socket, sender_socket, raw, time_exceeded, snmp6, sender_port, tracer })
     }
 
     /// Starts the thread. It answers probes at once and sends some as soon as it has a plan.

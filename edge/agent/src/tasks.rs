@@ -157,9 +157,8 @@ impl Desk {
                 )?;
                 let capture = capture.clone();
                 Box::new(move |out| {
-                    let mut sink = |bytes: Vec<u8>| {
-                        bytes.chunks(CHUNK_BYTES_MAX).all(|piece| out.piece(piece.to_vec()))
-                    };
+                    let mut sink =
+                        |bytes: Vec<u8>| bytes.chunks(CHUNK_BYTES_MAX).all(|piece| out.piece(piece.to_vec()));
                     match capturer.capture(&capture, &|| out.stopped(), &mut sink) {
                         Ok(summary) => out.last(String::new(), summary.lost),
                         Err(why) => out.last(words(&why), 0),
@@ -409,7 +408,10 @@ mod tests {
         let (mut desk, _) = desk(1, 0);
         let late = Task { expires_ns: NOW.0 - 1, ..capture(1, 1) };
         let trace = Task { kind: Some(Kind::Trace(TraceTask::default())), ..capture(2, 1) };
-        desk.list(NOW, &list(&[late, trace, capture(3, 7), capture(4, 8), Task { kind: None, ..capture(5, 1) }]));
+        desk.list(
+            NOW,
+            &list(&[late, trace, capture(3, 7), capture(4, 8), Task { kind: None, ..capture(5, 1) }]),
+        );
         let mut said = BTreeMap::new();
         while said.len() < 5 {
             let piece = next(&mut desk);

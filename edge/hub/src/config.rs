@@ -54,6 +54,8 @@ pub struct Config {
     pub alerts: Option<PathBuf>,
     /// The exports file: where counters and incidents are sent. It is read again when it changes.
     pub exports: Option<PathBuf>,
+    /// The receivers file: where flows and other things are told.
+    pub receivers: Option<PathBuf>,
     /// File with the key of addresses' pseudonyms, made where there is none; default address.key in the data directory.
     /// With tables in a bucket it must be given.
     pub address_key: Option<PathBuf>,
@@ -109,6 +111,7 @@ impl Config {
             access: None,
             alerts: None,
             exports: None,
+            receivers: None,
             address_key: None,
             cert_pem: String::new(),
             key_pem: String::new(),

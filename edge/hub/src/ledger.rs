@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tables::{Rows, Tables};
 use wire::{HostId, Nanos};
 
+/// Whose losses are no host's: those of receivers.
+pub(crate) const NOBODY: HostId = HostId(u32::MAX);
+
 type Entries = BTreeMap<(HostId, &'static str, &'static str), u64>;
 
 #[derive(Clone, Default)]

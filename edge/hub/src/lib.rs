@@ -37,6 +37,7 @@ mod measured;
 mod metrics;
 mod now;
 mod pages;
+mod receivers;
 mod replay;
 mod rows;
 mod serve;
@@ -44,6 +45,7 @@ mod store;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod told;
 mod view;
 
 pub use crate::tasks::{GivenView, TaskView, TraceView, TracedHop, TracedPath};
@@ -56,6 +58,7 @@ pub use map::{HealthView, LinksHealthView, MapLinksView, MapView, NodesView, Spa
 pub use matrix::{MatrixView, PatternView};
 pub use now::{AgentsView, ChangeView, IngestView, NowView, PlaneView};
 pub use pages::{DocEntry, DocView};
+pub use receivers::{FlowsSection, Receivers};
 pub use replay::{ReplayError, Replayed, replay};
 pub use serve::{Bound, serve};
 pub use tables::{Environment, Place, backup};

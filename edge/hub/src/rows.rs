@@ -5,6 +5,7 @@
 //! Invariants: rows of a batch = rows for the tables + rows in the ledger's entries of stage `ingest`.
 
 use crate::incident::{Incident, Judgement, kind_word};
+use crate::ledger::NOBODY;
 use diagnose::LinkHealth;
 use fabric::{Device, Fabric, Node};
 use std::borrow::Cow;
@@ -73,7 +74,7 @@ pub(crate) struct AuditRow {
     pub times: u32,
 }
 
-fn part(table: &'static Table, columns: Vec<ArrayRef>) -> Part {
+pub(crate) fn part(table: &'static Table, columns: Vec<ArrayRef>) -> Part {
     // The columns are this file's own; a table that changed and a function that did not shows in the first test.
     let batch = RecordBatch::try_new(table.row_schema(), columns).unwrap_or_else(|e| {
         tracing::error!(table = table.name, error = %e, "rows do not fit their table");
@@ -86,7 +87,7 @@ fn micros(at: Nanos) -> i64 {
     i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX)
 }
 
-fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
+pub(crate) fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
 }
 
@@ -330,7 +331,7 @@ pub(crate) fn losses(rows: &[Loss]) -> Part {
         &schema::LOSS_LEDGER,
         vec![
             times(r().map(|l| micros(l.at))),
-            ints(r().map(|l| int(l.producer.0))),
+            ints(r().map(|l| if l.producer == NOBODY { -1 } else { int(l.producer.0) })),
             longs(r().map(|l| l.producer_epoch.cast_signed())),
             texts(r().map(|l| l.stage)),
             texts(r().map(|l| l.reason.as_str())),

@@ -21,6 +21,7 @@ use crate::ingest::{IngestService, MESSAGE_BYTES_MAX, Probing};
 use crate::keeper::Keeper;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::receivers::{Receivers, Receiving};
 use crate::replay::Context;
 use crate::rows::{self, ChangeRow};
 use crate::rpc::ingest_server::IngestServer;
@@ -219,6 +220,7 @@ pub async fn serve(
     if let Some(path) = &config.exports {
         exports::check(path)?;
     }
+    let receivers = config.receivers.as_deref().map(Receivers::read).transpose()?.unwrap_or_default();
     let web_tls = config.web_tls.as_ref().map(http::Tls::open).transpose()?;
     let web_cert = match &config.web_tls {
         // Just read, and read again when it changes.
@@ -264,12 +266,18 @@ pub async fn serve(
         None => None,
     };
     let (inputs, queue) = sync_channel(config.queue.max(1));
-    let handle = DeskHandle::new(inputs, Arc::clone(&metrics), ledger);
+    let handle = DeskHandle::new(inputs, Arc::clone(&metrics), ledger.clone());
     let thread = std::thread::Builder::new()
         .name("desk".to_owned())
         .spawn(move || desk.run(&queue))
         .map_err(|e| HubError::Ended { what: "desk", reason: e.to_string() })?;
 
+    let begun = tokio::task::spawn_blocking({
+        let (fabric, tables, guard) = (Arc::clone(&config.fabric), Arc::clone(&tables), Arc::clone(&guard));
+        move || Receiving::start(&receivers, &fabric, &tables, &ledger, &guard)
+    });
+    let mut receiving =
+        begun.await.map_err(ended)?.map_err(|reason| HubError::Ended { what: "receivers", reason })?;
     let (stopping_tx, stopping) = watch::channel(false);
     let board = Arc::new(Board::new(crate::wall()));
     let ingest = IngestServer::new(IngestService {
@@ -380,6 +388,7 @@ pub async fn serve(
     }
     guard.audit.write();
     let joined = tokio::task::spawn_blocking(move || {
+        receiving.stop();
         handle.stop();
         let decided = thread.join().is_ok();
         keeper.stop();

@@ -15,6 +15,7 @@ pub mod caps;
 mod cmsg;
 mod error;
 pub mod genl;
+pub mod intake;
 pub mod link;
 pub mod netlink;
 pub mod netns;

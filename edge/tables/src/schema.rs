@@ -305,12 +305,14 @@ pub static LOSS_LEDGER: Table = Table {
            Stage `diagnosis` is apart: those were stored, but not weighed.",
     columns: &[
         must("ts", Time, "when the hub learned of it"),
-        must("producer", Int, "host whose observations they were"),
+        must("producer", Int, "host whose observations they were; -1: of no host, as with receivers"),
         must("producer_epoch", Long, "its life"),
         must(
             "stage",
             Text,
-            "agent: its buffer was full; ingest: the hub could not take them; diagnosis: stored, not weighed",
+            "agent: its buffer was full; ingest: the hub could not take them; diagnosis: stored, not weighed; receive: \
+             an exporter's records, sets or datagrams were not kept; exporter: it numbered them and they never came \
+             (records of IPFIX and NetFlow v5, datagrams of NetFlow v9 and sFlow)",
         ),
         must("reason", Text, "such as agent_buffer, bad_row or not_its_path"),
         must("rows", Long, "how many observations"),
@@ -526,6 +528,21 @@ pub static SPAN: Table = Table {
     cluster: &["service", "ts"],
 };
 
+/// What receivers know of those who tell.
+pub static RECEIVER_STATE: Table = Table {
+    name: "receiver_state",
+    text: "What a receiver must know after a start: templates, sampling rates and numbers of exporters. The newest row of a \
+           receiver counts.",
+    columns: &[
+        must("ts", Time, "when it changed"),
+        must("receiver", Text, "such as flows"),
+        must("state", Bytes, "what only the receiver reads"),
+    ],
+    // The newest one is needed however old it is, and one is small.
+    keep_days: None,
+    cluster: &["receiver", "ts"],
+};
+
 /// Every table.
 pub static TABLES: &[&Table] = &[
     &PATH_OBSERVATION,
@@ -546,6 +563,7 @@ pub static TABLES: &[&Table] = &[
     &LINK_EVENT,
     &LOG_LINE,
     &SPAN,
+    &RECEIVER_STATE,
 ];
 
 static SCHEMAS: LazyLock<Vec<(SchemaRef, SchemaRef)>> = LazyLock::new(|| {

@@ -393,7 +393,9 @@ mod tests {
         for task in bad {
             assert!(check_capture(&task).is_err(), "{task:?}");
         }
-        assert!(check_capture(&filter(CaptureFilter { host: vec![1; 16], port: 53, ip_protocol: 17 })).is_ok());
+        assert!(
+            check_capture(&filter(CaptureFilter { host: vec![1; 16], port: 53, ip_protocol: 17 })).is_ok()
+        );
     }
 
     #[test]

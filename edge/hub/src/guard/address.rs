@@ -64,9 +64,14 @@ impl Pseudonyms {
         }
     }
 
-    /// What stands for an address.
+    /// What stands for an address, as text.
     pub(crate) fn of(&self, address: IpAddr) -> String {
-        self.cipher.encrypt_ipaddr(address.to_canonical()).to_string()
+        self.for_address(address.to_canonical()).to_string()
+    }
+
+    /// What stands for an address.
+    pub(crate) fn for_address(&self, address: IpAddr) -> IpAddr {
+        self.cipher.encrypt_ipaddr(address)
     }
 
     /// The address behind what stands for it.

@@ -39,12 +39,8 @@ fn came(p: &PathState, turning: bool) -> Vec<Came> {
         });
         return turned.chain([end]).collect();
     }
-    let own: Vec<f64> = p
-        .hops
-        .iter()
-        .map(|h| share(h.limited.1, h.limited.0).unwrap_or(0.0))
-        .chain([forward])
-        .collect();
+    let own: Vec<f64> =
+        p.hops.iter().map(|h| share(h.limited.1, h.limited.0).unwrap_or(0.0)).chain([forward]).collect();
     let nothing_at_all = own.iter().all(|s| *s == 0.0);
     let mut out: Vec<Came> = Vec::with_capacity(own.len());
     let mut later = 0.0f64;
@@ -67,8 +63,7 @@ fn came(p: &PathState, turning: bool) -> Vec<Came> {
 impl Survey {
     /// Turning probes are believed where any came back at all.
     fn turning(&self) -> bool {
-        self.fabric.mode == Mode::Srv6
-            && self.paths.iter().flat_map(|p| &p.hops).any(|h| h.turned.1 > 0)
+        self.fabric.mode == Mode::Srv6 && self.paths.iter().flat_map(|p| &p.hops).any(|h| h.turned.1 > 0)
     }
 
     /// What was found so far; final once [`Survey::is_done`].
@@ -84,7 +79,9 @@ impl Survey {
         let lost = self.paths.iter().filter(|p| p.flow_label.is_none()).count();
         if lost > 0 {
             let why = match self.fabric.shape.cables > 1 {
-                true => ", and parallel cables are told apart only where the network writes in-band telemetry",
+                true => {
+                    ", and parallel cables are told apart only where the network writes in-band telemetry"
+                }
                 false => "",
             };
             notes.push(format!("{lost} paths: no flow label that was tried leads along them{why}"));

@@ -173,7 +173,11 @@ mod tests {
             ("v6 in v6, traced", ethernet(0x86dd, &v6_packet(41, &inner)), 14 + 40 + 40 + 8 + 8),
             ("unknown protocol", ethernet(0x86dd, &v6_packet(99, b"secret")), 54),
             ("unknown link", ethernet(0x1234, b"secret"), 14),
-            ("later fragment", ethernet(0x86dd, &v6_packet(44, &[&[17, 0, 1, 0, 0, 0, 0, 0][..], &udp].concat())), 62),
+            (
+                "later fragment",
+                ethernet(0x86dd, &v6_packet(44, &[&[17, 0, 1, 0, 0, 0, 0, 0][..], &udp].concat())),
+                62,
+            ),
             ("icmp", ethernet(0x86dd, &v6_packet(58, &[&[1; 8][..], b"quoted"].concat())), 62),
         ];
         for (what, packet, end) in cases {
