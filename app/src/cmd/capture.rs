@@ -20,7 +20,7 @@ const AFTER: &str = "Examples:
 The hosts begin within a second of each other. Headers up to the transport's are kept, never a payload; with --pseudonyms
 addresses are replaced by others that keep their networks. A capture ends by itself at its limits, or when the hub asks no
 more for it. Who captured what and why stands in table audit. It takes the role operator, and a helper with privileges on
-each host (`selvedge helper`).
+each host (`selvedge sensors`).
 Exit codes: 0 every packet that fitted is in the file, 3 some are not, and it says how many, 1 it could not be done.";
 
 #[derive(clap::Args)]

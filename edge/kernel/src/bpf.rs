@@ -4,12 +4,14 @@
 //! beyond the order of the words.
 
 use crate::{Error, Result};
-use aya::maps::{Array, HashMap, Map, MapData};
-use aya::programs::SchedClassifier;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
-use aya::{Ebpf, EbpfLoader};
-use std::os::fd::{AsFd, BorrowedFd};
+use aya::programs::{BtfTracePoint, Iter, SchedClassifier};
+use aya::{Btf, Ebpf, EbpfLoader};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 fn refused(what: &'static str) -> impl Fn(&dyn std::error::Error) -> Error {
     move |e| {
@@ -23,6 +25,23 @@ fn refused(what: &'static str) -> impl Fn(&dyn std::error::Error) -> Error {
         }
         Error::Bpf { what, said }
     }
+}
+
+/// The types of the running kernel (BTF), by which programs find fields of its structures. Some 20 MB while it lives: load
+/// what is to be loaded, and drop it.
+#[derive(Debug)]
+pub struct KernelTypes(Btf);
+
+impl KernelTypes {
+    /// Reads `/sys/kernel/btf/vmlinux`.
+    pub fn read() -> Result<KernelTypes> {
+        Btf::from_sys_fs().map(KernelTypes).map_err(|e| refused("the kernel's types (BTF)")(&e))
+    }
+}
+
+/// Has the kernel measure how long every BPF program runs, until this is dropped. It costs each run some 20 ns.
+pub fn measure_programs() -> Result<OwnedFd> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|e| refused("measuring programs")(&e))
 }
 
 /// A loaded object. The kernel keeps its programs and maps as long as something (a filter) uses them.
@@ -64,6 +83,124 @@ impl Object {
             .attach_with_options(interface, TcAttachType::Egress, order)
             .map(drop)
             .map_err(|e| refused("program at the egress hook (tcx)")(&e))
+    }
+
+    /// Reads an ELF object whose programs read the kernel's own structures, found by these types, and makes its maps.
+    pub fn load_traced(elf: &[u8], types: &KernelTypes) -> Result<Object> {
+        EbpfLoader::new().btf(Some(&types.0)).load(elf).map(Object).map_err(|e| refused("object")(&e))
+    }
+
+    /// Loads a program and runs it at a tracepoint of the kernel, for as long as this object lives.
+    pub fn trace(&mut self, program: &'static str, tracepoint: &str, types: &KernelTypes) -> Result<()> {
+        let found = self.0.program_mut(program);
+        let found = found.ok_or(Error::Bpf { what: "tracing program", said: program.to_owned() })?;
+        let found: &mut BtfTracePoint = found.try_into().map_err(|e| refused("tracing program")(&e))?;
+        found.load(tracepoint, &types.0).map_err(|e| refused("tracing program")(&e))?;
+        found.attach().map(drop).map_err(|e| refused("tracepoint")(&e))
+    }
+
+    /// Loads a program that [`Object::iterate`] runs over things of one kind, such as `tcp`.
+    pub fn load_iterator(&mut self, program: &'static str, kind: &str, types: &KernelTypes) -> Result<()> {
+        let found = self.iterator(program)?;
+        found.load(kind, &types.0).map_err(|e| refused("iterator")(&e))
+    }
+
+    fn iterator(&mut self, program: &'static str) -> Result<&mut Iter> {
+        let found = self.0.program_mut(program);
+        let found = found.ok_or(Error::Bpf { what: "iterator", said: program.to_owned() })?;
+        found.try_into().map_err(|e| refused("iterator")(&e))
+    }
+
+    /// A file whose reading runs the iterator once over everything there is, in the network namespace of this thread.
+    pub fn iterate(&mut self, program: &'static str) -> Result<File> {
+        let found = self.iterator(program)?;
+        let link = found.attach().map_err(|e| refused("iterator")(&e))?;
+        let link = found.take_link(link).map_err(|e| refused("iterator")(&e))?;
+        link.into_file().map_err(|e| refused("iterator")(&e))
+    }
+
+    /// Time all its programs took together, and how often they ran, while somebody held [`measure_programs`].
+    pub fn cost(&self) -> (Duration, u64) {
+        let infos = self.0.programs().filter_map(|(_, p)| p.info().ok());
+        infos.fold((Duration::ZERO, 0), |(t, n), i| (t + i.run_time(), n + i.run_count()))
+    }
+
+    /// The same, program by program.
+    pub fn costs(&self) -> Vec<(String, Duration, u64)> {
+        let info = |(name, p): (&str, &aya::programs::Program)| {
+            p.info().ok().map(|i| (name.to_owned(), i.run_time(), i.run_count()))
+        };
+        self.0.programs().filter_map(info).collect()
+    }
+
+    fn map(&self, name: &'static str) -> Result<&Map> {
+        self.0.map(name).ok_or(Error::Bpf { what: "map", said: name.to_owned() })
+    }
+
+    /// A hash table with a value for each processor, the words of all of them added up.
+    pub fn summed<const K: usize, const V: usize>(
+        &self,
+        name: &'static str,
+    ) -> Result<Vec<([u64; K], [u64; V])>> {
+        let map: PerCpuHashMap<&MapData, [u64; K], [u64; V]> =
+            self.map(name)?.try_into().map_err(|e| refused("map per processor")(&e))?;
+        let mut out = Vec::new();
+        for entry in map.iter() {
+            // An entry that was removed meanwhile is no failure of the others.
+            let Ok((key, values)) = entry else { continue };
+            let mut sum = [0u64; V];
+            for value in values.iter() {
+                sum.iter_mut().zip(value).for_each(|(s, v)| *s = s.wrapping_add(*v));
+            }
+            out.push((key, sum));
+        }
+        Ok(out)
+    }
+
+    /// Removes an entry of such a table.
+    pub fn remove_summed<const K: usize, const V: usize>(
+        &mut self,
+        name: &'static str,
+        key: &[u64; K],
+    ) -> Result<()> {
+        let map = self.0.map_mut(name).ok_or(Error::Bpf { what: "map", said: name.to_owned() })?;
+        let mut map: PerCpuHashMap<&mut MapData, [u64; K], [u64; V]> =
+            map.try_into().map_err(|e| refused("map per processor")(&e))?;
+        map.remove(key).map_err(|e| refused("map removal")(&e))
+    }
+
+    /// Everything in a hash table.
+    pub fn entries<const K: usize, const V: usize>(
+        &self,
+        name: &'static str,
+    ) -> Result<Vec<([u64; K], [u64; V])>> {
+        let map: HashMap<&MapData, [u64; K], [u64; V]> =
+            self.map(name)?.try_into().map_err(|e| refused("hash map")(&e))?;
+        Ok(map.iter().filter_map(std::result::Result::ok).collect())
+    }
+
+    /// Takes everything out of a hash table. What is added meanwhile stays, or is lost with its entry: for samples.
+    pub fn drain<const K: usize, const V: usize>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Vec<([u64; K], [u64; V])>> {
+        let all = self.entries(name)?;
+        let map = self.0.map_mut(name).ok_or(Error::Bpf { what: "map", said: name.to_owned() })?;
+        let mut map: HashMap<&mut MapData, [u64; K], [u64; V]> =
+            map.try_into().map_err(|e| refused("hash map")(&e))?;
+        for (key, _) in &all {
+            // Gone by itself, as entries of a table with a limited memory go.
+            let _ = map.remove(key);
+        }
+        Ok(all)
+    }
+
+    /// The only word of an array with a value for each processor, added up.
+    pub fn total(&self, name: &'static str) -> Result<u64> {
+        let map: PerCpuArray<&MapData, u64> =
+            self.map(name)?.try_into().map_err(|e| refused("array per processor")(&e))?;
+        let values = map.get(&0, 0).map_err(|e| refused("map read")(&e))?;
+        Ok(values.iter().fold(0, |sum, v| sum.wrapping_add(*v)))
     }
 
     /// Puts an entry into a hash table.

@@ -171,6 +171,15 @@ pub fn list(socket: &mut Netlink) -> Result<Vec<Link>> {
     Ok(links)
 }
 
+/// The name of an interface in this thread's network namespace; `None` where there is none of that number.
+pub fn name_of(index: u32) -> Option<String> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: `name` has the room this call asks for and outlives it.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    let end = name.iter().position(|&b| b == 0)?;
+    (!found.is_null()).then(|| String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned())
+}
+
 /// The number of an interface of this thread's namespace.
 pub fn index_of(name: &str) -> Result<u32> {
     list(&mut Netlink::route()?)?

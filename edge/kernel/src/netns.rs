@@ -29,6 +29,18 @@ impl Netns {
         open(&path(name)).map(Netns)
     }
 
+    /// The namespace a process is in.
+    pub fn of_process(pid: u32) -> Result<Netns> {
+        open(Path::new(&format!("/proc/{pid}/ns/net"))).map(Netns)
+    }
+
+    /// The kernel's number of it, the same wherever it is opened: what `readlink /proc/self/ns/net` shows.
+    pub fn number(&self) -> Result<u32> {
+        use std::os::unix::fs::MetadataExt as _;
+        let meta = self.0.metadata().map_err(|e| Error::Call { call: "fstat", errno: e.into() })?;
+        Ok(u32::try_from(meta.ino()).unwrap_or(u32::MAX))
+    }
+
     /// Moves this thread into the namespace until the guard is dropped. Sockets opened meanwhile stay in it.
     pub fn enter(&self) -> Result<Entered> {
         let before = Netns::current()?;

@@ -212,6 +212,25 @@ pub fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Processor time this thread has used so far.
+pub fn thread_cpu() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that outlives the call; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Ticks a second of this kernel (CONFIG_HZ): by what its coarse clocks move.
+pub fn kernel_ticks() -> u64 {
+    let mut step = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `step` is a timespec that outlives the call; this clock always exists.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut step) };
+    match step.tv_nsec {
+        1.. => 1_000_000_000 / step.tv_nsec as u64,
+        _ => 1,
+    }
+}
+
 /// Whether this process is run by root.
 pub fn is_root() -> bool {
     // SAFETY: geteuid takes nothing and cannot fail.

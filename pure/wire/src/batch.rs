@@ -69,11 +69,17 @@ pub const fn version_is_understood(version: u32) -> bool {
     version >= PROTOCOL_VERSION_OLDEST && version <= PROTOCOL_VERSION
 }
 
-/// Rows of a batch, paths and components together, going by the first columns.
+/// Rows of a batch, of all kinds together, going by the first columns.
 pub fn rows(batch: &Batch) -> u64 {
-    let paths = batch.paths.as_ref().map_or(0, |p| p.window_start_ns.len());
-    let components = batch.components.as_ref().map_or(0, |c| c.window_start_ns.len());
-    (paths as u64).saturating_add(components as u64)
+    let counts = [
+        batch.paths.as_ref().map_or(0, |p| p.window_start_ns.len()),
+        batch.components.as_ref().map_or(0, |c| c.window_start_ns.len()),
+        batch.tcp.as_ref().map_or(0, |c| c.window_start_ns.len()),
+        batch.drops.as_ref().map_or(0, |c| c.window_start_ns.len()),
+        batch.metrics.as_ref().map_or(0, |c| c.window_start_ns.len()),
+        batch.sensors.as_ref().map_or(0, |c| c.window_start_ns.len()),
+    ];
+    counts.iter().fold(0, |sum, n| sum.saturating_add(*n as u64))
 }
 
 fn micros(length: Nanos) -> u32 {

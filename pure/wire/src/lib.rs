@@ -17,6 +17,7 @@ pub mod ipv6;
 pub mod observation;
 pub mod record;
 pub mod report;
+pub mod sensor;
 pub mod stamp;
 pub mod task;
 pub mod time;
