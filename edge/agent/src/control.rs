@@ -26,10 +26,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use wire::Nanos;
 use wire::batch::PROTOCOL_VERSION;
 use wire::proto::agent_message::Kind;
 use wire::proto::hub_message::Kind as Answer;
-use wire::Nanos;
 use wire::proto::{AgentMessage, Goodbye, Heartbeat, Hello, HubMessage};
 
 /// Messages handed to the stream and not yet written.
@@ -97,7 +97,8 @@ pub(crate) async fn run_with(
             None
         }
     });
-    let mut tasks = Desk::default();
+    let producer_epoch = wall_ns();
+    let mut tasks = Desk::new(producer_epoch);
     tasks.hire(Crew { tracer: None, capturer: config.capturer.clone() });
     let mut agent = Agent {
         tasks,
@@ -106,7 +107,7 @@ pub(crate) async fn run_with(
         name,
         endpoints,
         turn: 0,
-        producer_epoch: wall_ns(),
+        producer_epoch,
         born: Instant::now(),
         probing: None,
         last_wait: None,

@@ -309,8 +309,8 @@ impl Conversation {
                     }
                     false
                 }
-                // A kind of a later version, or a second Hello: a sign of life.
-                Some(Kind::Hello(_)) | None => {
+                // A kind of a later version, a second Hello, a piece of a task nobody gave: a sign of life.
+                Some(Kind::Hello(_) | Kind::TaskOutput(_)) | None => {
                     lock(&self.agents).heard(crate::wall(), self.host, self.stream)
                 }
             };

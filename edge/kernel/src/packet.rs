@@ -343,7 +343,11 @@ mod tests {
             let there = ring.next_block(&mut |p| {
                 assert_eq!((p.bytes.len(), p.length, p.ifindex, p.hardware), (96, 442, lo, 772));
                 assert!(p.at_ns >= before && p.at_ns < before + 10_000_000_000);
-                if p.outgoing { outgoing += 1 } else { incoming += 1 }
+                if p.outgoing {
+                    outgoing += 1
+                } else {
+                    incoming += 1
+                }
                 true
             });
             assert!(there, "{outgoing} {incoming}");

@@ -88,7 +88,9 @@ pub enum SurveyError {
         host: HostId,
     },
     /// More than is sent for one question.
-    #[error("{paths} paths in {rounds} rounds are {probes} probes, at most {PROBES_MAX}: ask for fewer rounds")]
+    #[error(
+        "{paths} paths in {rounds} rounds are {probes} probes, at most {PROBES_MAX}: ask for fewer rounds"
+    )]
     TooMany {
         /// Paths.
         paths: usize,
@@ -128,11 +130,21 @@ pub struct SurveyProbe {
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    Whole { order: u32 },
-    Limited { hop: usize },
-    Turned { hop: usize },
+    Whole {
+        order: u32,
+    },
+    Limited {
+        hop: usize,
+    },
+    Turned {
+        hop: usize,
+    },
     /// A flow label tried for a pair: a whole one, or one to the second switch.
-    Try { pair: usize, flow_label: u32, whole: bool },
+    Try {
+        pair: usize,
+        flow_label: u32,
+        whole: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -440,7 +452,9 @@ impl Survey {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
         let p = match what {
-            What::Try { pair, flow_label, whole } => return self.attempt(now, number, pair, flow_label, whole),
+            What::Try { pair, flow_label, whole } => {
+                return self.attempt(now, number, pair, flow_label, whole);
+            }
             _ => self.paths.get_mut(path)?,
         };
         let (what, kind) = match what {

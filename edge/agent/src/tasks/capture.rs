@@ -24,7 +24,9 @@ use kernel::packet::{Packet, PacketRing, Statistics, interface_index, interface_
 use kernel::timestamp::{clock_synchronized, unix_ns};
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::{DataLink, Endianness, PcapError};
@@ -134,9 +136,8 @@ pub fn run(
         Some(name) => Some(netns::enter(name).map_err(wrap("cannot enter the network namespace"))?),
         None => None,
     };
-    let index = |name: &String| {
-        interface_index(name).ok_or_else(|| CaptureError::NoInterface { name: name.clone() })
-    };
+    let index =
+        |name: &String| interface_index(name).ok_or_else(|| CaptureError::NoInterface { name: name.clone() });
     let interfaces = task.interfaces.iter().map(index).collect::<Result<Vec<u32>, _>>()?;
     let snap = if task.keep == ZEROED { ZEROED_BYTES } else { SNAP_BYTES };
     let program = filter::compile(&task.filters, &interfaces, snap);
@@ -217,9 +218,7 @@ impl File {
             options: vec![
                 SectionHeaderOption::Comment(comment.into()),
                 SectionHeaderOption::OS("Linux".into()),
-                SectionHeaderOption::UserApplication(
-                    concat!("selvedge ", env!("CARGO_PKG_VERSION")).into(),
-                ),
+                SectionHeaderOption::UserApplication(concat!("selvedge ", env!("CARGO_PKG_VERSION")).into()),
             ],
             ..SectionHeaderBlock::default()
         };
@@ -277,6 +276,9 @@ impl File {
 
     /// Takes a packet. Whether more is wanted.
     fn take(&mut self, packet: &Packet<'_>) -> Result<bool, CaptureError> {
+        if self.summary.full {
+            return Ok(false);
+        }
         if packet.hardware == LOOPBACK && packet.outgoing {
             return Ok(true);
         }
@@ -375,8 +377,7 @@ impl File {
                     options.push(InterfaceStatisticsOption::Comment(words.into()));
                 }
             }
-            let block =
-                InterfaceStatisticsBlock { interface_id: interface.number, timestamp: now, options };
+            let block = InterfaceStatisticsBlock { interface_id: interface.number, timestamp: now, options };
             self.writer.write_pcapng_block(block)?;
         }
         self.summary.bytes = self.written();
@@ -409,7 +410,10 @@ mod tests {
     fn what_is_not_given_is_refused_before_anything_is_opened() {
         let task = CaptureTask { seconds: 10_000, ..CaptureTask::default() };
         let got = run(&task, &Place::default(), &|| true, &mut |_| true);
-        assert!(matches!(got, Err(CaptureError::Task(TaskError::TooMuch { field: "seconds", .. }))), "{got:?}");
+        assert!(
+            matches!(got, Err(CaptureError::Task(TaskError::TooMuch { field: "seconds", .. }))),
+            "{got:?}"
+        );
         let nowhere = Place { netns: Some("no such namespace".into()), ..Place::default() };
         let got = run(&CaptureTask::default(), &nowhere, &|| true, &mut |_| true);
         assert!(matches!(got, Err(CaptureError::Kernel { .. })), "{got:?}");

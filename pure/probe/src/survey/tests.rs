@@ -212,8 +212,7 @@ fn ecmp(in_band: bool, loses: &mut dyn FnMut(wire::LinkId) -> bool, silent: Opti
         // one in four: a router that answers seldom
         Some(s) != silent || asked.is_multiple_of(4)
     };
-    let mut network =
-        Network { fabric: &f, loses, answers: &mut answers, in_band, counts: BTreeMap::new() };
+    let mut network = Network { fabric: &f, loses, answers: &mut answers, in_band, counts: BTreeMap::new() };
     network.run(SurveyConfig { rounds: 40, ..SurveyConfig::default() })
 }
 
@@ -288,10 +287,7 @@ fn what_cannot_be_asked_is_refused() {
     assert_eq!(survey.handle_returned(now, p.ssid, p.sequence + 5), Err(Dropped::NeverSent));
     assert_eq!(survey.handle_returned(now, p.ssid ^ 1, p.sequence), Err(Dropped::WrongSession));
     let nobody = Ipv6Addr::LOCALHOST;
-    assert_eq!(
-        survey.handle_time_exceeded(now, p.ssid, p.sequence, nobody, &[]),
-        Err(Dropped::WrongPeer)
-    );
+    assert_eq!(survey.handle_time_exceeded(now, p.ssid, p.sequence, nobody, &[]), Err(Dropped::WrongPeer));
     let far = vec![NodeData { node: 77, seconds: u32::MAX, ..NodeData::default() }];
     let by = f.switch_addr(SwitchId(0));
     assert!(survey.handle_time_exceeded(now, p.ssid, p.sequence, by, &far).is_err());
