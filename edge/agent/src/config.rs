@@ -5,6 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Where to record what goes into the agent's machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordTo {
+    /// A file that does not exist yet; only its owner can read it.
+    pub path: PathBuf,
+    /// Bytes after which the recording stops.
+    pub bytes_max: u64,
+}
+
 /// Settings of one agent.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -28,6 +37,8 @@ pub struct Config {
     pub transport_socket: Option<PathBuf>,
     /// Who makes captures; none: they are refused, in words.
     pub capturer: Option<Arc<dyn Capturer>>,
+    /// Record from the start, for `selvedge replay`; none: not.
+    pub record: Option<RecordTo>,
     /// Observations kept while the hub does not acknowledge, default 65,536. The oldest go first and are counted.
     pub buffer_rows: usize,
     /// How often what was observed is sent, default 100 ms.
@@ -52,6 +63,7 @@ impl Default for Config {
             stamp_key: None,
             transport_socket: None,
             capturer: None,
+            record: None,
             buffer_rows: 65_536,
             send_every: Duration::from_millis(100),
             retry_min: Duration::from_millis(200),

@@ -97,7 +97,8 @@ pub(crate) async fn run_with(
             None
         }
     });
-    let mut tasks = Desk::default();
+    let producer_epoch = wall_ns();
+    let mut tasks = Desk::new(producer_epoch);
     tasks.hire(Crew { tracer: None, capturer: config.capturer.clone() });
     let mut agent = Agent {
         tasks,
@@ -106,7 +107,7 @@ pub(crate) async fn run_with(
         name,
         endpoints,
         turn: 0,
-        producer_epoch: wall_ns(),
+        producer_epoch,
         born: Instant::now(),
         probing: None,
         last_wait: None,

@@ -23,6 +23,14 @@ pub enum AgentError {
         /// What the library said.
         reason: String,
     },
+    /// The recording cannot be begun.
+    #[error("cannot record to {path}: {reason} (expected a new file in a directory that exists)")]
+    Record {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
     /// The probe sockets cannot be opened.
     #[error("cannot probe: {reason}")]
     Probe {

@@ -7,30 +7,35 @@
 //! capability, probe. So the time with privileges is the time until the hub answers, and before it everything that is
 //! not needed for those sockets is given up already.
 //!
+//! What the hub asks for once (a trace, a capture) is carried out beside the probing ([`tasks`]); what goes into the
+//! prober's machines can be recorded and played again ([`record`]).
+//!
 //! A plan for the same fabric is taken over while probing. A plan for another fabric needs other sockets; the privileges
 //! for them are gone by then, so the agent ends with [`AgentError::FabricChanged`] and whoever watches over it starts
 //! it again.
 //!
 //! Invariants: an observation is acknowledged by the hub, held, or counted as lost; after `kill -9` the next start has
 //! a new producer epoch, so nothing is taken for something older; memory is bounded.
-//! Absent on purpose: any judgement of what is sick, and any file on disk.
+//! Absent on purpose: any judgement of what is sick, and any file on disk but a recording that was asked for.
 #![forbid(unsafe_code)]
 
 pub mod crowd;
 pub mod prober;
+pub mod record;
 pub mod tasks;
 
 mod config;
 mod control;
 mod error;
 mod identity;
+mod machines;
 mod outbox;
 mod probing;
 mod reports;
 #[cfg(test)]
 mod tests;
 
-pub use config::Config;
+pub use config::{Config, RecordTo};
 pub use control::run;
 pub use error::AgentError;
 

@@ -12,6 +12,8 @@
 //! slow reading never looks like loss; nothing blocks but the one wait; every packet not used is counted by reason.
 //! Absent on purpose: the hub (see the rest of this room), and anything that decides what to probe.
 
+use crate::machines::{Head, Input, Machines, Output, Packet, Udp6};
+use crate::record::Recorder;
 use crate::tasks::trace::Tracer;
 use fabric::{Fabric, Mode};
 use kernel::netns;
@@ -19,8 +21,8 @@ use kernel::poll::{Waker, readable};
 use kernel::raw::{RawSocket, TimeExceededSocket, whole};
 use kernel::timestamp::{clock_synchronized, unix_ns};
 use kernel::udp::{BATCH, Datagram, Outgoing, Received, UdpOptions, UdpSocket};
-use probe::packet::{Arrival, Codec};
-use probe::{Asker, Dropped, Observation, Plan, Reflector, ReflectorConfig, Sender, SenderConfig};
+use probe::packet::Arrival;
+use probe::{Asker, Observation, Plan};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -32,7 +34,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use wire::ioam::TraceOption;
 use wire::ipv6::{self, UDP};
-use wire::{ClockQuality, Component, ComponentObservation, Counter, HostId, Nanos, Window};
+use wire::{ClockQuality, HostId, Nanos};
 
 /// Batches taken from one socket before the others have their turn.
 const BATCHES_A_TURN: usize = 16;
@@ -42,7 +44,7 @@ pub(crate) const HOP_LIMIT: u8 = 64;
 const IDLE: Duration = Duration::from_millis(500);
 
 /// What a prober needs to know at its start.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ProberConfig {
     /// The map.
     pub fabric: Arc<Fabric>,
@@ -63,6 +65,8 @@ pub struct ProberConfig {
     pub gather: Duration,
     /// Observations the channel holds before they are dropped and counted.
     pub queue: usize,
+    /// Writes down what goes into the machines, for [`crate::record::replay`].
+    pub recorder: Option<Recorder>,
 }
 
 impl ProberConfig {
@@ -78,6 +82,7 @@ impl ProberConfig {
             seed: unix_ns(),
             gather: Duration::from_millis(5),
             queue: 16_384,
+            recorder: None,
         }
     }
 }
@@ -233,6 +238,12 @@ impl ProberHandle {
         self.end();
     }
 
+    /// Stops the thread, waits for its end, and gives the observations that were not taken yet.
+    pub fn stop_and_take(mut self) -> Vec<Observation> {
+        self.end();
+        self.observations.try_iter().collect()
+    }
+
     fn end(&mut self) {
         let _ = self.commands.send(Command::Stop);
         self.waker.wake();
@@ -246,14 +257,6 @@ impl Drop for ProberHandle {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// UDP counters of a network namespace that say what its kernel threw away.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Udp6 {
-    received: u64,
-    checksum_errors: u64,
-    no_room: u64,
 }
 
 /// Reads the three numbers out of `/proc/net/snmp6`.
@@ -280,9 +283,7 @@ struct Worker {
     waker: Arc<Waker>,
     outbox: SyncSender<Observation>,
     shared: Arc<Mutex<BTreeMap<&'static str, u64>>>,
-    codec: Codec,
-    sender: Sender,
-    reflector: Reflector,
+    machines: Machines,
     received: Received,
     out: Outgoing,
     payload: Vec<u8>,
@@ -290,10 +291,7 @@ struct Worker {
     trace: Vec<u8>,
     /// Answers of the batch whose leaving somebody asks for, by their place in it.
     asked: Vec<(usize, Asker, u32)>,
-    drops: BTreeMap<Dropped, u64>,
     counters: BTreeMap<&'static str, u64>,
-    udp6: Udp6,
-    next_window: Nanos,
 }
 
 fn now() -> Nanos {
@@ -313,6 +311,10 @@ pub(crate) fn arrival<'a>(d: &Datagram<'a>) -> Arrival<'a> {
     }
 }
 
+fn packet<'a>(d: &Datagram<'a>) -> Packet<'a> {
+    Packet { arrival: arrival(d), payload: d.payload, truncated: d.truncated }
+}
+
 impl Worker {
     fn new(
         mut prober: Prober,
@@ -321,34 +323,37 @@ impl Worker {
         outbox: SyncSender<Observation>,
         shared: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     ) -> Worker {
+        let udp6 = read_udp6(&mut prober.snmp6);
+        let recorder = prober.config.recorder.take();
         let c = &prober.config;
-        let codec = Codec::new(c.fabric.clone(), c.key.clone(), clock_synchronized());
-        let config = SenderConfig { clock: c.clock, ..SenderConfig::new(c.host, c.seed) };
-        let sender = Sender::new(c.fabric.clone(), config);
-        let reflector = Reflector::new(c.fabric.clone(), ReflectorConfig::default());
+        let head = Head {
+            fabric: c.fabric.clone(),
+            host: c.host,
+            key: c.key.clone(),
+            clock: c.clock,
+            seed: c.seed,
+            synchronized: clock_synchronized(),
+            sender_port: prober.sender_port,
+            udp6,
+        };
+        let machines = Machines::new(head, recorder);
         let mut trace = Vec::new();
         if c.fabric.mode == Mode::Ecmp {
             TraceOption::default().write(UDP, &mut trace);
         }
-        let udp6 = read_udp6(&mut prober.snmp6);
         Worker {
             prober,
             inbox,
             waker,
             outbox,
             shared,
-            codec,
-            sender,
-            reflector,
+            machines,
             received: Received::default(),
             out: Outgoing::default(),
             payload: Vec::new(),
             trace,
             asked: Vec::new(),
-            drops: BTreeMap::new(),
             counters: BTreeMap::new(),
-            udp6,
-            next_window: Nanos::ZERO,
         }
     }
 
@@ -359,16 +364,16 @@ impl Worker {
             empty &= self.collect();
             self.hear_time_exceeded();
             if !self.obey() {
+                self.machines.end();
                 return;
             }
             self.probe();
             if empty {
                 // all that arrived before `before` has been taken in
-                self.sender.handle_timeout(before);
-                self.reflector.handle_timeout(before);
+                self.machines.take(&Input::Passed(before));
             }
-            self.hand_over();
             self.each_window(before);
+            self.hand_over();
             if empty {
                 self.wait();
             }
@@ -376,7 +381,7 @@ impl Worker {
     }
 
     fn wait(&self) {
-        let until = self.sender.next_timeout().unwrap_or(Nanos::MAX).since(now());
+        let until = self.machines.sender.next_timeout().unwrap_or(Nanos::MAX).since(now());
         let timeout = Duration::from_nanos(until.0).min(IDLE);
         // first a while in which packets gather and only the handle is heard
         let gather = timeout.min(self.prober.config.gather);
@@ -404,7 +409,9 @@ impl Worker {
         loop {
             match self.inbox.try_recv() {
                 Ok(Command::Plan(plan, done)) => {
-                    let _ = done.send(self.sender.set_plan(now(), *plan));
+                    if let Output::Plan(outcome) = self.machines.take(&Input::Plan(now(), *plan)) {
+                        let _ = done.send(outcome);
+                    }
                 }
                 Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
                 Err(mpsc::TryRecvError::Empty) => return true,
@@ -421,29 +428,14 @@ impl Worker {
             };
             self.out.clear();
             for d in self.received.iter() {
-                let arrival = arrival(&d);
-                let mut answer = || {
-                    if d.truncated {
-                        return Err(Some(Dropped::Malformed));
-                    }
-                    let request = self.codec.read_request(d.payload, &arrival).map_err(Some)?;
-                    // the reflector counts what it refuses itself
-                    self.reflector.handle_input(now(), &request).map_err(|_| None)
-                };
-                let answer = match answer() {
-                    Ok(answer) => answer,
-                    Err(reason) => {
-                        if let Some(reason) = reason {
-                            *self.drops.entry(reason).or_default() += 1;
-                        }
-                        continue;
-                    }
+                let Output::Answer(answer) = self.machines.take(&Input::Request(now(), packet(&d))) else {
+                    continue;
                 };
                 if answer.follow_up {
                     self.asked.push((self.out.len(), answer.asker, answer.sequence));
                 }
                 self.payload.clear();
-                self.codec.write_answer(d.payload, &answer, now(), d.hop_limit, &mut self.payload);
+                self.machines.codec.write_answer(d.payload, &answer, now(), d.hop_limit, &mut self.payload);
                 let packet = ipv6::Datagram {
                     container: answer.back.map(|(_, container)| container),
                     src: answer.from,
@@ -464,7 +456,7 @@ impl Worker {
             let left = now();
             for (at, asker, sequence) in self.asked.drain(..) {
                 if at < sent {
-                    self.reflector.sent(asker, sequence, left);
+                    self.machines.take(&Input::Left(asker, sequence, left));
                 }
             }
             if got < BATCH {
@@ -482,15 +474,7 @@ impl Worker {
                 Err(_) => return self.socket_failed(),
             };
             for d in self.received.iter() {
-                let reply = match d.truncated {
-                    true => Err(Dropped::Malformed),
-                    false => self.codec.read_reply(d.payload, &arrival(&d)),
-                };
-                match reply {
-                    // the sender counts what it refuses itself
-                    Ok(reply) => drop(self.sender.handle_input(now(), &reply)),
-                    Err(reason) => *self.drops.entry(reason).or_default() += 1,
-                }
+                self.machines.take(&Input::Reply(now(), packet(&d)));
             }
             if got < BATCH {
                 return true;
@@ -508,26 +492,20 @@ impl Worker {
         let Some(socket) = &self.prober.time_exceeded else { return };
         let Ok(1..) = socket.receive(&mut self.received) else { return };
         for d in self.received.iter() {
-            let heard = ipv6::time_exceeded(d.payload)
-                .filter(|q| q.src_port == self.prober.sender_port)
-                .and_then(|q| probe::trace::read_mark(q.payload));
-            match heard {
-                Some((ssid, hop_limit)) => self.sender.handle_time_exceeded(now(), ssid, hop_limit, d.from),
-                None => *self.drops.entry(Dropped::Malformed).or_default() += 1,
-            }
+            self.machines.take(&Input::TimeExceeded(now(), d.from, d.payload));
         }
     }
 
     /// Sends the trains that are due.
     fn probe(&mut self) {
         self.out.clear();
-        while let Some(probe) = self.sender.poll_output(now()) {
+        while let Output::Probe(Some(probe)) = self.machines.take(&Input::Probe(now())) {
             self.push_probe(&probe, HOP_LIMIT, None);
             if self.out.len() >= BATCH {
                 self.flush("probes_not_sent");
             }
         }
-        while let Some((probe, hop_limit)) = self.sender.poll_trace(now()) {
+        while let Output::Trace(Some((probe, hop_limit))) = self.machines.take(&Input::Trace(now())) {
             self.push_probe(&probe, hop_limit, Some(hop_limit));
         }
         self.flush("probes_not_sent");
@@ -540,7 +518,7 @@ impl Worker {
             Mode::Ecmp => None,
         };
         self.payload.clear();
-        self.codec.write_probe(probe, &mut self.payload);
+        self.machines.codec.write_probe(probe, &mut self.payload);
         if mark.is_some() {
             probe::trace::write_mark(&mut self.payload, probe.ssid, hop_limit);
         }
@@ -576,52 +554,23 @@ impl Worker {
     }
 
     fn hand_over(&mut self) {
-        while let Some(observation) = self.sender.poll_event() {
-            self.send(observation);
-        }
-    }
-
-    fn send(&mut self, observation: Observation) {
-        if let Err(TrySendError::Full(_)) = self.outbox.try_send(observation) {
-            *self.counters.entry("observations_dropped").or_default() += 1;
-        }
+        let Worker { machines, outbox, counters, .. } = self;
+        machines.drain(&mut |observation| {
+            if let Err(TrySendError::Full(_)) = outbox.try_send(observation) {
+                *counters.entry("observations_dropped").or_default() += 1;
+            }
+        });
     }
 
     /// Once a window: the kernel's own counters, and ours for whoever asks.
     fn each_window(&mut self, now: Nanos) {
-        if now < self.next_window {
+        if !self.machines.wants_counters(now) {
             return;
         }
-        let length = self.sender.plan().window.0.max(100_000_000);
-        let end = Nanos(now.0 / length * length);
-        let window = Window { start: end - Nanos(length), length: Nanos(length) };
-        self.next_window = end + Nanos(length);
-        let before = self.udp6;
-        self.udp6 = read_udp6(&mut self.prober.snmp6);
-        let received = self.udp6.received.saturating_sub(before.received);
-        for (counter, delta) in [
-            (Counter::ChecksumError, self.udp6.checksum_errors.saturating_sub(before.checksum_errors)),
-            (Counter::SocketDrop, self.udp6.no_room.saturating_sub(before.no_room)),
-        ] {
-            if delta > 0 {
-                self.send(Observation::Component(ComponentObservation {
-                    window,
-                    producer: self.prober.config.host,
-                    epoch: self.prober.config.fabric.epoch,
-                    component: Component::Host(self.prober.config.host),
-                    counter,
-                    delta,
-                    of: received + delta,
-                    size_ns: 0,
-                }));
-            }
-        }
+        let udp6 = read_udp6(&mut self.prober.snmp6);
+        self.machines.take(&Input::Counters(now, udp6));
         let mut all = self.counters.clone();
-        self.sender.counters().snapshot(&mut all);
-        self.reflector.counters().snapshot(&mut all);
-        for (reason, n) in &self.drops {
-            *all.entry(reason.name()).or_default() += n;
-        }
+        self.machines.count_into(&mut all);
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = all;
     }
 }

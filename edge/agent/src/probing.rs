@@ -2,14 +2,17 @@
 //!
 //! Invariants: a plan is used wholly or not at all.
 
-use crate::config::Config;
+use crate::config::{Config, RecordTo};
 use crate::error::AgentError;
 use crate::prober::{Prober, ProberConfig, ProberError, ProberHandle};
+use crate::record::Recorder;
 use crate::tasks::trace::Tracer;
 use fabric::Fabric;
 use kernel::caps::Capability;
 use probe::{Observation, Plan, Slot};
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use wire::{HostId, Nanos, PathId};
@@ -106,6 +109,14 @@ pub(crate) fn give_up_the_rest() -> Result<(), AgentError> {
     keep_only(&NEEDED_TO_OPEN)
 }
 
+/// A recorder into a new file.
+fn recorder(to: &RecordTo) -> Result<Recorder, AgentError> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to.path);
+    let file =
+        made.map_err(|e| AgentError::Record { path: to.path.display().to_string(), reason: e.to_string() })?;
+    Ok(Recorder::new(file, to.bytes_max))
+}
+
 /// The agent's own prober.
 pub(crate) fn open(
     config: &Config,
@@ -114,6 +125,7 @@ pub(crate) fn open(
     plan: Plan,
 ) -> Result<Box<dyn Probing>, AgentError> {
     let prober = Prober::open(ProberConfig {
+        recorder: config.record.as_ref().map(recorder).transpose()?,
         netns: config.netns.clone(),
         stamp_port: config.stamp_port,
         key: config.stamp_key.clone(),

@@ -87,6 +87,7 @@ struct Work {
 /// The agent's tasks.
 #[derive(Debug, Default)]
 pub struct Desk {
+    producer_epoch: u64,
     gate: Gate,
     crew: Crew,
     work: BTreeMap<u64, Work>,
@@ -96,6 +97,13 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// No tasks yet, in this life of the agent.
+    pub fn new(producer_epoch: u64) -> Desk {
+        let mut desk = Desk::default();
+        desk.producer_epoch = producer_epoch;
+        desk
+    }
+
     /// From now on there is somebody to do it.
     pub fn hire(&mut self, crew: Crew) {
         self.crew = crew;
@@ -127,7 +135,14 @@ impl Desk {
             self.work.remove(&oldest);
             self.refusals_lost += 1;
         }
-        let last = TaskOutput { task: id, sequence: 1, done: true, error, ..TaskOutput::default() };
+        let last = TaskOutput {
+            task: id,
+            sequence: 1,
+            done: true,
+            error,
+            producer_epoch: self.producer_epoch,
+            ..TaskOutput::default()
+        };
         let stop = Arc::new(AtomicBool::new(true));
         let work = Work { pieces: None, stop, held: VecDeque::from([last]), sent: 0, next: 2 };
         self.work.insert(id, work);
@@ -208,7 +223,7 @@ impl Desk {
                         piece.error = "the task ended without saying why".to_owned();
                     }
                 }
-                (piece.sequence, piece.done) = (work.next, done);
+                (piece.sequence, piece.done, piece.producer_epoch) = (work.next, done, self.producer_epoch);
                 work.next += 1;
                 work.held.push_back(piece);
                 if done {
@@ -334,7 +349,7 @@ mod tests {
 
     fn desk(pieces: usize, waits: usize) -> (Desk, Arc<Puppet>) {
         let puppet = Arc::new(Puppet { pieces, begun: Barrier::new(waits + 1) });
-        let mut desk = Desk::default();
+        let mut desk = Desk::new(9);
         desk.hire(Crew { tracer: None, capturer: Some(puppet.clone()) });
         (desk, puppet)
     }

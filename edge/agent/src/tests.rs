@@ -5,6 +5,8 @@ use crate::control::run_with;
 use crate::error::AgentError;
 use crate::probing::Probing;
 use crate::rpc::ingest_server::{Ingest, IngestServer};
+use crate::tasks::Capturer;
+use crate::tasks::capture::Summary;
 use fabric::Fabric;
 use probe::{Observation, Plan};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
@@ -20,7 +22,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use wire::proto::agent_message::Kind;
 use wire::proto::hub_message::Kind as Answer;
-use wire::proto::{Ack, AgentMessage, Batch, HubMessage};
+use wire::proto::{Ack, AgentMessage, Batch, CaptureTask, HubMessage, Task, TaskAck, TaskOutput, Tasks};
 use wire::{Component, ComponentObservation, Counter, Epoch, HostId, Window};
 
 fn a_plan(name: &str) -> wire::proto::Plan {
@@ -271,6 +273,79 @@ async fn a_new_fabric_ends_the_agent_and_a_bad_plan_does_not() {
     hub.say(Answer::Plan(a_plan("other"))).await;
     let ended = t.agent.await.unwrap();
     assert!(matches!(ended, Err(AgentError::FabricChanged { .. })), "{ended:?}");
+}
+
+/// Makes a capture of twenty pieces.
+#[derive(Debug)]
+struct Twenty;
+
+impl Capturer for Twenty {
+    fn capture(
+        &self,
+        _: &CaptureTask,
+        _: &dyn Fn() -> bool,
+        sink: &mut dyn FnMut(Vec<u8>) -> bool,
+    ) -> Result<Summary, String> {
+        (0..20u8).try_for_each(|i| if sink(vec![i; 1_000]) { Ok(()) } else { Err("gone".to_owned()) })?;
+        Ok(Summary { lost: 3, ..Summary::default() })
+    }
+}
+
+impl Seen {
+    async fn piece(&mut self) -> TaskOutput {
+        loop {
+            match self.hear().await {
+                Some(Kind::TaskOutput(piece)) => return piece,
+                Some(Kind::Batch(_)) => {}
+                other => panic!("expected a piece, got {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_done_once_and_its_pieces_outlive_a_broken_stream() {
+    let mut t = a_theatre(|c| c.capturer = Some(Arc::new(Twenty))).await;
+    let mut hub = t.stream().await;
+    let kind = Some(wire::proto::task::Kind::Capture(CaptureTask::default()));
+    let expires_ns = kernel::timestamp::unix_ns() + 60_000_000_000;
+    let list = Tasks { tasks: vec![Task { id: 7, expires_ns, kind }] };
+    // a capture needs no plan
+    hub.say(Answer::Tasks(list.clone())).await;
+    let mut assembly = wire::task::Assembly::new(7);
+    for sequence in 1..=8 {
+        let piece = hub.piece().await;
+        assert_eq!((piece.sequence, assembly.take(&piece)), (sequence, Ok(wire::task::Taken::New)));
+    }
+    hub.say(Answer::TaskAck(TaskAck { task: 7, sequence: 5, ..TaskAck::default() })).await;
+    assert_eq!(hub.piece().await.sequence, 9);
+    drop(hub);
+
+    let mut hub = t.stream().await;
+    hub.say(Answer::Tasks(list.clone())).await;
+    let mut bytes = 8_000;
+    let last = loop {
+        let piece = hub.piece().await;
+        match assembly.take(&piece).unwrap() {
+            wire::task::Taken::Again => assert!((6..=8).contains(&piece.sequence), "{}", piece.sequence),
+            wire::task::Taken::New => bytes += piece.chunk.len(),
+            wire::task::Taken::Last => break piece,
+        }
+        hub.say(Answer::TaskAck(TaskAck { task: 7, sequence: piece.sequence, ..TaskAck::default() })).await;
+    };
+    assert_eq!((bytes, last.error.as_str(), last.lost_packets), (20_000, "", 3));
+    hub.say(Answer::TaskAck(TaskAck { task: 7, sequence: last.sequence, ..TaskAck::default() })).await;
+    // it is listed still, and another one beside it that cannot be done
+    let trace = wire::proto::task::Kind::Trace(wire::proto::TraceTask::default());
+    let mut more = list;
+    more.tasks.push(Task { id: 8, expires_ns, kind: Some(trace) });
+    hub.say(Answer::Tasks(more)).await;
+    let refused = hub.piece().await;
+    assert_eq!((refused.task, refused.sequence, refused.done), (8, 1, true));
+    assert!(refused.error.contains("no sockets for traces"), "{}", refused.error);
+    t.stop.send(()).unwrap();
+    drop(hub);
+    assert_eq!(t.agent.await.unwrap(), Ok(()));
 }
 
 #[tokio::test]

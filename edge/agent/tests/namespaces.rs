@@ -5,134 +5,18 @@
 // A test may unwrap: a panic there is the report.
 #![allow(clippy::unwrap_used)]
 
-use agent::prober::{Prober, ProberConfig, ProberHandle};
-use fabric::{Device, Fabric};
-use probe::{Observation, Plan};
+use agent::prober::ProberHandle;
+use agent::record::{Ended, Recorder, bytes_of, replay};
+use probe::Observation;
 use selvedge_agent as agent;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use wire::{HostId, Known, LinkId, Nanos, PathRef};
+use wire::{Known, LinkId, PathRef};
 
-/// A fabric in namespaces; gone when dropped.
-struct World {
-    fabric: Arc<Fabric>,
-    prefix: String,
-}
-
-fn can_run() -> bool {
-    let tools = ["ip", "sysctl", "nft"];
-    let there = |t: &&str| {
-        Command::new(t).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-    };
-    let missing: Vec<_> = tools.iter().filter(|t| !there(t)).collect();
-    let root = kernel::caps::has(kernel::caps::Capability::CAP_SYS_ADMIN);
-    if !missing.is_empty() || !root {
-        println!("skipped: needs root (now: {root}) and {missing:?}");
-    }
-    missing.is_empty() && root
-}
-
-/// Runs a program with something on its standard input; what it said.
-fn sh(program: &str, args: &[&str], input: &str) -> String {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let out = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(
-        out.status.success() || args.contains(&"-batch"),
-        "{program} {args:?}: {said}{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    said
-}
-
-impl World {
-    fn up(tag: &str, mode: &str, ioam: bool) -> World {
-        let spec = format!(
-            "name = \"{tag}\"\nmode = \"{mode}\"\nplanes = 1\nleaves = 2\nspines = 2\nhosts = 2\nhosts_per_leaf = 1\n\
-             access = {{ rate = \"10Gbit/s\", latency = \"1us\" }}\ntrunk = {{ rate = \"10Gbit/s\", latency = \"1us\" }}\n"
-        );
-        let fabric = Arc::new(Fabric::parse(&spec).unwrap());
-        let w = World { fabric, prefix: format!("{tag}{}-", std::process::id()) };
-        let f = &w.fabric;
-        for d in f.devices() {
-            sh("ip", &["netns", "add", &w.netns(d)], "");
-        }
-        let mut links = String::new();
-        for l in f.links().filter(|l| l.0 % 2 == 0) {
-            let end = |l| format!("{} netns {}", f.ifname(l), w.netns(f.link_device(l).unwrap()));
-            links += &format!("link add {} mtu 9000 type veth peer name {}\n", end(l), end(l.reverse()));
-        }
-        sh("ip", &["-batch", "-"], &links);
-        for d in f.devices() {
-            let ns = w.netns(d);
-            let mut sysctls = f.render_sysctls(d);
-            if !ioam {
-                sysctls = sysctls.replace("ioam6_enabled = 1", "ioam6_enabled = 0");
-            }
-            sh("ip", &["netns", "exec", &ns, "sysctl", "-q", "-p", "-"], &sysctls);
-            sh("ip", &["-n", &ns, "-6", "-force", "-batch", "-"], &f.render_batch(d));
-        }
-        w
-    }
-
-    fn netns(&self, d: Device) -> String {
-        format!("{}{}", self.prefix, self.fabric.device_name(d))
-    }
-
-    fn prober(&self, host: u32) -> ProberHandle {
-        let config = ProberConfig {
-            netns: Some(self.netns(Device::Host(HostId(host)))),
-            ..ProberConfig::new(self.fabric.clone(), HostId(host))
-        };
-        Prober::open(config).unwrap().spawn().unwrap()
-    }
-
-    fn plan(&self, host: u32, packets_per_second: u32) -> Plan {
-        let slots = probe::plan::slots(&self.fabric, HostId(host), &Default::default());
-        Plan { slots, packets_per_second, window: Nanos::from_millis(200), ..Plan::default() }
-    }
-
-    /// Drops one in `one_in` packets that arrive over a link, until told otherwise;
-    fn drop_on(&self, link: LinkId, one_in: u32) {
-        let at = self.fabric.link_device(link.reverse()).unwrap();
-        let dev = self.fabric.ifname(link.reverse());
-        let rule = format!(
-            "table netdev t {{\n counter lost {{\n }}\n chain c {{\n type filter hook ingress device \"{dev}\" priority 0;\n \
-             meta protocol ip6 numgen inc mod {one_in} 0 counter name lost drop\n }}\n}}\n"
-        );
-        sh("ip", &["netns", "exec", &self.netns(at), "nft", "-f", "-"], &rule);
-    }
-
-    fn dropped_on(&self, link: LinkId) -> u64 {
-        let at = self.netns(self.fabric.link_device(link.reverse()).unwrap());
-        let said = sh("ip", &["netns", "exec", &at, "nft", "list", "counter", "netdev", "t", "lost"], "");
-        let after = said.split("packets ").nth(1).and_then(|s| s.split(' ').next());
-        after.and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no count in {said:?}"))
-    }
-
-    fn heal(&self, link: LinkId) {
-        let at = self.netns(self.fabric.link_device(link.reverse()).unwrap());
-        sh("ip", &["netns", "exec", &at, "nft", "delete", "chain", "netdev", "t", "c"], "");
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        for d in self.fabric.devices() {
-            let _ = Command::new("ip").args(["netns", "del", &self.netns(d)]).status();
-        }
-    }
-}
+mod world;
+use world::{World, can_run};
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -250,4 +134,63 @@ fn learn_paths(tag: &str, ioam: bool) {
     assert!(of(sick).1 > 0 && of(sick).1 + seen.undecided + seen.mixtures >= seen.lost.min(of(sick).1));
     let other = w.fabric.link_by_name("p0-spine0:p0-leaf1").unwrap();
     assert_eq!(of(other).1, 0, "no loss on the other spine: {seen:?}");
+}
+
+/// A file in memory.
+#[derive(Clone, Default)]
+struct Tape(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Tape {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_recorded_run_gives_the_same_observations_when_it_is_played_again() {
+    if !can_run() {
+        return;
+    }
+    for (tag, mode, ioam) in [("rs", "srv6", true), ("re", "ecmp", true), ("rh", "ecmp", false)] {
+        let w = World::up(tag, mode, ioam);
+        let tape = Tape::default();
+        let a = w.recorded_prober(0, Some(Recorder::new(tape.clone(), 64 << 20)));
+        let b = w.prober(1);
+        a.set_plan(w.plan(0, 800)).unwrap();
+        b.set_plan(w.plan(1, 800)).unwrap();
+        let mut live = Vec::new();
+        let mut lossy = 0;
+        let sick = w.fabric.link_by_name("p0-leaf0:p0-spine1").unwrap();
+        let start = Instant::now();
+        while live.len() < 150 || lossy < 5 {
+            assert!(start.elapsed() < Duration::from_secs(60), "{} {lossy}", live.len());
+            if let Ok(o) = a.observations.recv_timeout(Duration::from_millis(100)) {
+                lossy += u32::from(matches!(&o, Observation::Path(p) if p.lost > 0));
+                live.push(bytes_of(&o));
+            }
+            // a plan in between is part of the record too
+            if live.len() == 40 {
+                a.set_plan(w.plan(0, 600)).unwrap();
+                w.drop_on(sick, 5);
+                while let Ok(o) = a.observations.recv_timeout(Duration::from_millis(1)) {
+                    live.push(bytes_of(&o));
+                }
+            }
+        }
+        let rest = a.stop_and_take();
+        live.extend(rest.iter().map(bytes_of));
+        let bytes = tape.0.lock().unwrap().clone();
+        println!("{tag}: {} observations, {} bytes in {:?}", live.len(), bytes.len(), start.elapsed());
+        for _ in 0..2 {
+            let mut again = Vec::new();
+            let replayed = replay(&bytes, None, &mut |o| again.push(bytes_of(&o))).unwrap();
+            assert_eq!((replayed.ended, replayed.diverged), (Ended::WithTheAgent, None));
+            assert_eq!(again, live, "{tag}: byte for byte");
+        }
+        b.stop();
+    }
 }

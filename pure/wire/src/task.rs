@@ -101,6 +101,9 @@ pub enum TaskError {
         /// The piece's.
         got: u64,
     },
+    /// A piece of another life of the agent: it was started again, and began anew.
+    #[error("the agent was started again in the middle of the task")]
+    OtherLife,
     /// A piece after the last one.
     #[error("a piece after the last one")]
     Over,
@@ -281,6 +284,8 @@ pub fn words(of: &dyn core::fmt::Display) -> String {
 #[derive(Clone, Debug)]
 pub struct Assembly {
     task: u64,
+    /// The agent's life, from the first piece on.
+    life: Option<u64>,
     next: u64,
     bytes: u64,
     over: bool,
@@ -300,7 +305,7 @@ pub enum Taken {
 impl Assembly {
     /// Nothing of this task yet.
     pub fn new(task: u64) -> Self {
-        Assembly { task, next: 1, bytes: 0, over: false }
+        Assembly { task, life: None, next: 1, bytes: 0, over: false }
     }
     /// Bytes so far.
     pub fn bytes(&self) -> u64 {
@@ -313,6 +318,9 @@ impl Assembly {
         }
         at_most("bytes of a piece", piece.chunk.len() as u64, CHUNK_BYTES_MAX as u64)?;
         at_most("bytes of an error", piece.error.len() as u64, WORDS_MAX as u64)?;
+        if self.life.is_some_and(|life| life != piece.producer_epoch) {
+            return Err(TaskError::OtherLife);
+        }
         if piece.sequence != 0 && piece.sequence < self.next {
             return Ok(Taken::Again);
         }
@@ -324,6 +332,7 @@ impl Assembly {
         }
         let bytes = self.bytes.saturating_add(piece.chunk.len() as u64);
         at_most("bytes of a task", bytes, OUTPUT_BYTES_MAX)?;
+        self.life = Some(piece.producer_epoch);
         self.bytes = bytes;
         self.next += 1;
         self.over = piece.done;
@@ -370,7 +379,7 @@ mod tests {
         let soon = (NOW + Nanos::from_secs(5)).0;
         assert_eq!(check(NOW, &Task { id: 0, ..task(1) }), Err(TaskError::NoId));
         let late = check(NOW, &with(Nanos::from_secs(998).0, trace())).unwrap_err();
-        assert_eq!(late.to_string(), "the task expired 2s ago: ask again");
+        assert_eq!(late.to_string(), "the task expired 2.0 s ago: ask again");
         assert!(matches!(check(NOW, &with(u64::MAX, trace())), Err(TaskError::TooLong { .. })));
         assert_eq!(check(NOW, &with(soon, None)), Err(TaskError::UnknownKind));
         let many = TraceTask { rounds: 5_000, ..TraceTask::default() };
@@ -421,6 +430,8 @@ mod tests {
         assert_eq!(a.take(&piece(2, 1, false)), Err(TaskError::Gap { expected: 1, got: 2 }));
         assert_eq!(a.take(&piece(1, 10, false)), Ok(Taken::New));
         assert_eq!(a.take(&piece(1, 10, false)), Ok(Taken::Again));
+        let reborn = TaskOutput { producer_epoch: 2, ..piece(1, 10, false) };
+        assert_eq!(a.take(&reborn), Err(TaskError::OtherLife));
         assert!(a.take(&piece(2, CHUNK_BYTES_MAX + 1, false)).is_err());
         assert!(a.take(&TaskOutput { task: 8, ..piece(2, 1, false) }).is_err());
         assert_eq!(a.take(&piece(2, 5, true)), Ok(Taken::Last));

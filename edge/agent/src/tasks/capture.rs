@@ -276,6 +276,9 @@ impl File {
 
     /// Takes a packet. Whether more is wanted.
     fn take(&mut self, packet: &Packet<'_>) -> Result<bool, CaptureError> {
+        if self.summary.full {
+            return Ok(false);
+        }
         if packet.hardware == LOOPBACK && packet.outgoing {
             return Ok(true);
         }

@@ -319,3 +319,104 @@ fn packet(bytes: &[u8], offset: usize, little: bool) -> Option<(&[u8], u32)> {
     let captured = word(20)? as usize;
     Some((bytes.get(offset + 28..offset.checked_add(28)?.checked_add(captured)?)?, word(24)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A file with packets at these times, in the given unit and order of bytes.
+    fn file(endianness: Endianness, resolution: u8, times: &[u64]) -> Vec<u8> {
+        let section = SectionHeaderBlock {
+            endianness,
+            options: vec![SectionHeaderOption::Comment("host: x\nclock: free".into())],
+            ..SectionHeaderBlock::default()
+        };
+        let mut w = PcapNgWriter::with_section_header(Vec::new(), section).unwrap();
+        let options = vec![
+            InterfaceDescriptionOption::IfName("eth0".into()),
+            InterfaceDescriptionOption::IfTsResol(resolution),
+        ];
+        let described = InterfaceDescriptionBlock::new(pcap_file::DataLink::ETHERNET, 64);
+        w.write_pcapng_block(InterfaceDescriptionBlock { options, ..described }).unwrap();
+        for t in times {
+            let packet = EnhancedPacketBlock {
+                interface_id: 0,
+                timestamp: Duration::from_nanos(*t),
+                original_len: 100,
+                data: Cow::Owned(t.to_be_bytes().to_vec()),
+                options: Vec::new(),
+            };
+            w.write_pcapng_block(packet).unwrap();
+        }
+        let options = vec![InterfaceStatisticsOption::IsbOsDrop(4)];
+        w.write_pcapng_block(InterfaceStatisticsBlock { interface_id: 0, timestamp: 0, options }).unwrap();
+        w.into_inner()
+    }
+
+    /// Interface, time and data of each packet.
+    fn packets(bytes: &[u8]) -> Vec<(u32, u64, u64)> {
+        let (mut rest, mut parser) = PcapNgParser::new(bytes).unwrap();
+        let mut out = Vec::new();
+        while !rest.is_empty() {
+            let (after, block) = parser.next_block(rest).unwrap();
+            if let Block::EnhancedPacket(p) = block {
+                let data = u64::from_be_bytes(p.data[..].try_into().unwrap());
+                out.push((p.interface_id, p.timestamp.as_nanos() as u64, data));
+            }
+            rest = after;
+        }
+        out
+    }
+
+    #[test]
+    fn units_and_orders_of_bytes_become_one() {
+        // microseconds out of order, and nanoseconds
+        let micro = file(Endianness::Little, 6, &[5, 2, 9]);
+        let nano = file(Endianness::Big, 9, &[3_000, 5_000, 9_000]);
+        let inputs = [Input { host: "a", bytes: &micro }, Input { host: "b", bytes: &nano }];
+        let mut out = Vec::new();
+        let merged = merge(&inputs, &mut out).unwrap();
+        assert_eq!((merged.packets, merged.dropped, merged.left_out.len()), (6, 8, 0));
+        let want = [
+            (0, 2_000, 2),
+            (1, 3_000, 3_000),
+            (0, 5_000, 5),
+            (1, 5_000, 5_000),
+            (0, 9_000, 9),
+            (1, 9_000, 9_000),
+        ];
+        assert_eq!(packets(&out), want);
+        let words = String::from_utf8_lossy(&out);
+        assert!(words.contains("a:eth0") && words.contains("b:eth0") && words.contains("a free, b free"));
+        assert_eq!(merge(&[], Vec::new()), Ok(Merged::default()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        let nano = file(Endianness::Big, 9, &[1, 2, 3]);
+        let odd = file(Endianness::Big, 0xff, &[1]);
+        let twice = [nano.clone(), nano.clone()].concat();
+        let cut = &nano[..nano.len() - 70];
+        let inputs = [&nano[..], b"odd", &odd, &twice, cut].map(|bytes| Input { host: "h", bytes });
+        let merged = merge(&inputs, std::io::sink()).unwrap();
+        assert_eq!(merged.left_out.len(), 4, "{:?}", merged.left_out);
+        assert!(merged.packets >= 6, "{merged:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_outcome(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+            little: bool,
+        ) {
+            let order = if little { Endianness::Little } else { Endianness::Big };
+            let mut bytes = file(order, 9, &[1, 2, 3]);
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let _ = merge(&[Input { host: "h", bytes: &bytes }], Vec::new());
+        }
+    }
+}

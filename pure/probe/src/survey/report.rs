@@ -23,6 +23,8 @@ fn share(part: u32, of: u32) -> Option<f64> {
 #[derive(Clone, Copy, Debug)]
 struct Came {
     share: f64,
+    /// Probes that says so.
+    of: u32,
     confidence: HopConfidence,
 }
 
@@ -32,19 +34,24 @@ fn came(p: &PathState, turning: bool) -> Vec<Came> {
     // what never came back and was sent after the last answer is lost one way or the other
     let forward = share(p.counted.min(p.known), p.sent).unwrap_or(0.0);
     if turning {
-        let end = Came { share: share(p.answered, p.sent).unwrap_or(0.0), confidence: HopMeasured };
+        let end =
+            Came { share: share(p.answered, p.sent).unwrap_or(0.0), of: p.sent, confidence: HopMeasured };
         let turned = p.hops.iter().map(|h| match share(h.turned.1, h.turned.0) {
-            Some(share) => Came { share, confidence: HopMeasured },
-            None => Came { share: 0.0, confidence: HopUnknown },
+            Some(share) => Came { share, of: h.turned.0, confidence: HopMeasured },
+            None => Came { share: 0.0, of: 0, confidence: HopUnknown },
         });
         return turned.chain([end]).collect();
     }
-    let own: Vec<f64> =
-        p.hops.iter().map(|h| share(h.limited.1, h.limited.0).unwrap_or(0.0)).chain([forward]).collect();
-    let nothing_at_all = own.iter().all(|s| *s == 0.0);
+    let own: Vec<(f64, u32)> = p
+        .hops
+        .iter()
+        .map(|h| (share(h.limited.1, h.limited.0).unwrap_or(0.0), h.limited.0))
+        .chain([(forward, p.sent)])
+        .collect();
+    let nothing_at_all = own.iter().all(|(s, _)| *s == 0.0);
     let mut out: Vec<Came> = Vec::with_capacity(own.len());
-    let mut later = 0.0f64;
-    for (i, s) in own.iter().enumerate().rev() {
+    let (mut later, mut by) = (0.0f64, 0);
+    for (i, (s, of)) in own.iter().enumerate().rev() {
         let end = i + 1 == own.len();
         let confidence = match () {
             () if nothing_at_all => HopUnknown,
@@ -53,11 +60,30 @@ fn came(p: &PathState, turning: bool) -> Vec<Came> {
             () if *s < later => HopSilent,
             () => HopBounded,
         };
-        later = later.max(*s);
-        out.push(Came { share: later, confidence });
+        if *s >= later {
+            (later, by) = (*s, *of);
+        }
+        out.push(Came { share: later, of: by, confidence });
     }
     out.reverse();
     out
+}
+
+/// What was lost between two hops, and how far that may be off.
+fn lost(before: Came, came: Came) -> (f64, f64) {
+    if before.share <= 0.0 {
+        return (0.0, 1.0);
+    }
+    let ratio = came.share / before.share;
+    // relative variances of two shares add up in their quotient
+    let variance = |c: Came| match c.share > 0.0 {
+        true => (1.0 - c.share) / (c.share * f64::from(c.of.max(1))),
+        false => 0.0,
+    };
+    let spread = 1.96 * ratio * libm::sqrt(variance(before) + variance(came));
+    // none among n may still be three in n
+    let least = 3.0 / f64::from(came.of.max(1));
+    ((1.0 - ratio).clamp(0.0, 1.0), spread.max(least).min(1.0))
 }
 
 impl Survey {
@@ -114,10 +140,10 @@ impl Survey {
         let mut hops = Vec::new();
         if p.flow_label.is_some() {
             let came = came(p, turning);
-            let mut before = 1.0;
+            let mut before = Came { share: 1.0, of: u32::MAX, confidence: HopConfidence::HopMeasured };
             for (i, came) in came.into_iter().enumerate() {
                 hops.push(self.hop_report(p, i, came, before, turning));
-                before = came.share;
+                before = came;
             }
         }
         PathReport {
@@ -138,7 +164,7 @@ impl Survey {
         }
     }
 
-    fn hop_report(&self, p: &PathState, i: usize, came: Came, before: f64, turning: bool) -> HopReport {
+    fn hop_report(&self, p: &PathState, i: usize, came: Came, before: Came, turning: bool) -> HopReport {
         let link = p.links.get(i).copied().unwrap_or_default();
         let node = match self.fabric.link_ends(link).map(|(_, to)| to) {
             Some(Node::Switch(switch)) => self.fabric.device_name(Device::Switch(switch)),
@@ -155,7 +181,7 @@ impl Survey {
         };
         let (rtt_min_ns, rtt_p50_ns, rtt_max_ns) = three(if end { &p.rtts_ns } else { &hop.rtts_ns });
         let (_, ioam_delta_p50_ns, ioam_delta_max_ns) = three(&hop.deltas_ns);
-        let here = if before > 0.0 { (1.0 - came.share / before).clamp(0.0, 1.0) } else { 0.0 };
+        let (here, doubt) = lost(before, came);
         HopReport {
             hop: i as u32 + 1,
             node,
@@ -168,7 +194,7 @@ impl Survey {
             loss_here: here,
             confidence: match came.confidence {
                 // nothing came as far as the hop before: what happens here cannot be seen
-                _ if before <= 0.0 => HopConfidence::HopUnknown.into(),
+                _ if before.share <= 0.0 => HopConfidence::HopUnknown.into(),
                 known => known.into(),
             },
             rtt_min_ns,
@@ -179,6 +205,7 @@ impl Survey {
             ioam_delta_max_ns,
             ingress: hop.ingress.into(),
             egress: hop.egress.into(),
+            loss_here_doubt: doubt,
         }
     }
 }
