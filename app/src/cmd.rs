@@ -19,6 +19,7 @@ mod incidents;
 mod lab;
 mod paths;
 mod query;
+mod sensors;
 mod sim;
 mod timeline;
 mod top;
@@ -60,6 +61,8 @@ enum Command {
     Diagnose(diagnose::Args),
     /// The daemon of a host: probes and reports
     Agent(agent::Args),
+    /// The process of a machine that counts in its kernel: connections, drops
+    Sensors(sensors::Args),
     /// The daemon that diagnoses, keeps incidents and answers
     Hub(Box<hub::Args>),
     /// Copy everything a hub remembers, while it runs
@@ -85,6 +88,7 @@ impl Cli {
         match &self.command {
             Command::Lab(args) => args.only_prints(),
             Command::Agent(_)
+            | Command::Sensors(_)
             | Command::Hub(_)
             | Command::Bench(_)
             | Command::Capture(_)
@@ -111,6 +115,7 @@ impl Cli {
             Command::Query(args) => query::run(args),
             Command::Diagnose(args) => diagnose::run(args),
             Command::Agent(args) => agent::run(args),
+            Command::Sensors(args) => sensors::run(args),
             Command::Hub(args) => hub::run(*args),
             Command::Backup(args) => backup::run(&args),
             Command::Restore(args) => backup::run_restore(&args),

@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Where processes that use the transport tell what became of their packets; the group may write to it
     #[arg(long, value_name = "PATH", default_value = "/run/selvedge/transport.sock")]
     transport_socket: PathBuf,
+    /// Where `selvedge sensors` of this machine is asked
+    #[arg(long, value_name = "PATH", default_value = "/run/selvedge/sensors.sock")]
+    sensors_socket: PathBuf,
 }
 
 /// A key in hexadecimal. What is wrong with it is said without a word of it.
@@ -72,6 +75,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         stamp_port: args.stamp_port,
         stamp_key: args.stamp_key.as_deref().map(key).transpose()?,
         transport_socket: Some(args.transport_socket),
+        sensors_socket: Some(args.sensors_socket),
         ..agent::Config::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -35,8 +35,10 @@ pub struct Config {
     /// Socket by which processes of this host tell what became of their packets; none: nobody is heard. Where it cannot be
     /// made the agent says so and goes on without.
     pub transport_socket: Option<PathBuf>,
-    /// Who makes captures; none: they are refused, in words.
+    /// Who makes captures; none: the process with the sensors.
     pub capturer: Option<Arc<dyn Capturer>>,
+    /// Socket of the process with the sensors; none: none are read.
+    pub sensors_socket: Option<PathBuf>,
     /// Record from the start, for `selvedge replay`; none: not.
     pub record: Option<RecordTo>,
     /// Observations kept while the hub does not acknowledge, default 65,536. The oldest go first and are counted.
@@ -63,6 +65,7 @@ impl Default for Config {
             stamp_key: None,
             transport_socket: None,
             capturer: None,
+            sensors_socket: None,
             record: None,
             buffer_rows: 65_536,
             send_every: Duration::from_millis(100),

@@ -12,7 +12,8 @@ use crate::outbox::Outbox;
 use crate::probing::{Open, Probing, read};
 use crate::reports::Reports;
 use crate::rpc::ingest_client::IngestClient;
-use crate::tasks::{Crew, Desk};
+use crate::sensors::client::{AskSensors, Client};
+use crate::tasks::{Capturer, Crew, Desk};
 use fabric::Fabric;
 use probe::Observation;
 use std::collections::BTreeMap;
@@ -26,11 +27,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use wire::Nanos;
 use wire::batch::PROTOCOL_VERSION;
 use wire::proto::agent_message::Kind;
 use wire::proto::hub_message::Kind as Answer;
 use wire::proto::{AgentMessage, Goodbye, Heartbeat, Hello, HubMessage};
+use wire::{HostId, Nanos};
 
 /// Messages handed to the stream and not yet written.
 const IN_FLIGHT: usize = 16;
@@ -99,7 +100,6 @@ pub(crate) async fn run_with(
     });
     let producer_epoch = wall_ns();
     let mut tasks = Desk::new(producer_epoch);
-    tasks.hire(Crew { tracer: None, capturer: config.capturer.clone() });
     let mut agent = Agent {
         tasks,
         reports,
@@ -162,6 +162,8 @@ struct Running {
     prober: Box<dyn Probing>,
     reports: Option<Arc<Reports>>,
     outbox: Outbox,
+    sensors: Option<Client>,
+    host: HostId,
     /// What the tasks count.
     tasks: BTreeMap<String, u64>,
 }
@@ -172,13 +174,16 @@ impl Running {
         if let Some(r) = &self.reports {
             r.count_into(&mut counters);
         }
+        if let Some(s) = &self.sensors {
+            s.count_into(&mut counters);
+        }
         self.outbox.count_into(&mut counters);
         counters.extend(self.tasks.clone());
         counters
     }
     /// Moves what was observed into the outbox, as batches. An error where the prober has ended.
     fn collect(&mut self) -> Result<(), AgentError> {
-        let Running { prober, reports, outbox, .. } = self;
+        let Running { prober, reports, outbox, sensors, fabric, host, .. } = self;
         let mut add = |observation: Observation| {
             if outbox.add(&observation) {
                 outbox.cut(BTreeMap::new());
@@ -187,6 +192,16 @@ impl Running {
         let alive = prober.take(&mut add);
         if let Some(r) = reports {
             r.take(&mut add);
+        }
+        if let Some(client) = sensors {
+            for reading in client.take() {
+                let (paths, components) = client.observations(fabric, *host, &reading);
+                let all = paths.into_iter().map(Observation::Path);
+                for observation in all.chain(components.into_iter().map(Observation::Component)) {
+                    outbox.add(&observation);
+                }
+                outbox.add_reading(reading);
+            }
         }
         self.cut();
         if alive { Ok(()) } else { Err(AgentError::ProberEnded) }
@@ -402,10 +417,18 @@ impl Agent {
                 if let Some(r) = &self.reports {
                     r.know(fabric.clone(), host);
                 }
-                let capturer = self.config.capturer.clone();
+                let sensors = self.config.sensors_socket.clone().and_then(|path| {
+                    let client = Client::start(path, self.config.netns.clone());
+                    client.inspect_err(|e| tracing::error!(reason = %e, "sensors are not asked")).ok()
+                });
+                let ask = |socket| -> Arc<dyn Capturer> {
+                    Arc::new(AskSensors { socket, host: self.name.clone(), netns: self.config.netns.clone() })
+                };
+                let own = self.config.capturer.clone();
+                let capturer = own.or_else(|| self.config.sensors_socket.clone().map(ask));
                 self.tasks.hire(Crew { tracer: prober.tracer(), capturer });
                 let (reports, tasks) = (self.reports.clone(), BTreeMap::new());
-                self.probing = Some(Running { fabric, prober, reports, outbox, tasks });
+                self.probing = Some(Running { fabric, prober, reports, outbox, sensors, host, tasks });
                 Ok(())
             }
         }

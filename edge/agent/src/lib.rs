@@ -7,7 +7,8 @@
 //! capability, probe. So the time with privileges is the time until the hub answers, and before it everything that is
 //! not needed for those sockets is given up already.
 //!
-//! What the hub asks for once (a trace, a capture) is carried out beside the probing ([`tasks`]); what goes into the
+//! What the host's kernel counts of connections, drops and delays comes from a process of its own with the privileges for it
+//! ([`sensors`]). What the hub asks for once (a trace, a capture) is carried out beside the probing ([`tasks`]); what goes into the
 //! prober's machines can be recorded and played again ([`record`]).
 //!
 //! A plan for the same fabric is taken over while probing. A plan for another fabric needs other sockets; the privileges
@@ -22,6 +23,7 @@
 pub mod crowd;
 pub mod prober;
 pub mod record;
+pub mod sensors;
 pub mod tasks;
 
 mod config;

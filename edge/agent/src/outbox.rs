@@ -11,7 +11,8 @@ use probe::Observation;
 use std::collections::{BTreeMap, VecDeque};
 use wire::Epoch;
 use wire::batch::{PROTOCOL_VERSION, push_component, push_path, rows};
-use wire::proto::{Batch, ComponentColumns, PathColumns};
+use wire::proto::{Batch, ComponentColumns, PathColumns, SensorReading};
+use wire::sensor;
 
 /// Rows at which a batch is cut whatever the time.
 pub(crate) const BATCH_ROWS_MAX: usize = 4_096;
@@ -23,6 +24,8 @@ pub(crate) struct Outbox {
     next_sequence: u64,
     paths: PathColumns,
     components: ComponentColumns,
+    /// What sensors read.
+    read: SensorReading,
     held: VecDeque<Batch>,
     held_rows: usize,
     rows_max: usize,
@@ -41,6 +44,7 @@ impl Outbox {
             next_sequence: 1,
             paths: PathColumns::default(),
             components: ComponentColumns::default(),
+            read: SensorReading::default(),
             held: VecDeque::new(),
             held_rows: 0,
             rows_max,
@@ -52,7 +56,24 @@ impl Outbox {
     }
 
     fn collected(&self) -> usize {
-        self.paths.window_start_ns.len() + self.components.window_start_ns.len()
+        self.paths.window_start_ns.len() + self.components.window_start_ns.len() + self.read_rows()
+    }
+
+    fn read_rows(&self) -> usize {
+        let r = &self.read;
+        r.tcp.as_ref().map_or(0, sensor::tcp_rows)
+            + r.drops.as_ref().map_or(0, sensor::drop_rows)
+            + r.metrics.as_ref().map_or(0, sensor::metric_rows)
+            + r.sensors.as_ref().map_or(0, sensor::sensor_rows)
+    }
+
+    /// Takes a reading of the sensors. It goes out with the next batch; one that is there already goes first.
+    pub(crate) fn add_reading(&mut self, reading: SensorReading) {
+        if self.read_rows() > 0 {
+            self.cut(BTreeMap::new());
+        }
+        self.read = reading;
+        self.made += self.read_rows() as u64;
     }
 
     /// Takes an observation. Says whether a batch should be cut now.
@@ -80,6 +101,10 @@ impl Outbox {
             paths: Some(std::mem::take(&mut self.paths)),
             components: Some(std::mem::take(&mut self.components)),
             counters,
+            tcp: self.read.tcp.take(),
+            drops: self.read.drops.take(),
+            metrics: self.read.metrics.take(),
+            sensors: self.read.sensors.take(),
         };
         self.next_sequence += 1;
         self.held.push_back(batch);

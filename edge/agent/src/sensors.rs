@@ -161,7 +161,16 @@ impl Sensors {
             if let State::Missing(why) = &state {
                 tracing::warn!(sensor = kind.name, %why, cost = kind.without, "a sensor cannot be had");
             }
-            Slot { kind, state, over: 0, retry: RETRY, cost_us: 0, in_kernel: Duration::ZERO, lost: 0, told: 0 }
+            Slot {
+                kind,
+                state,
+                over: 0,
+                retry: RETRY,
+                cost_us: 0,
+                in_kernel: Duration::ZERO,
+                lost: 0,
+                told: 0,
+            }
         };
         Sensors { slots: kinds.iter().map(slot).collect(), last: Instant::now(), turn: 0 }
     }

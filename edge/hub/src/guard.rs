@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::error::HubError;
 use crate::metrics::Metrics;
 use access::{InForce, Role, Scope};
-pub(crate) use address::Pseudonyms;
+use address::Pseudonyms;
 pub(crate) use audit::{Audit, By};
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;

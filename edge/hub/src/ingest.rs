@@ -17,6 +17,7 @@ use crate::metrics::{Metrics, Why};
 use crate::rows::{self, Loss, Sorted};
 use crate::rpc::ingest_server::Ingest;
 use crate::tasks::Board;
+use crate::told::Addresses;
 use fabric::Fabric;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Answers waiting for a slow agent.
 const ANSWERS: usize = 64;
+/// Addresses of an agent's connections that are remembered with what stands for them.
+const ADDRESSES: usize = 256;
 
 /// How hosts are to probe.
 #[derive(Clone, Debug)]
@@ -138,6 +141,7 @@ struct Conversation {
     /// A batch of this stream could not be stored, so none after it may be: the agent sends all of them again when it
     /// has waited for an answer long enough.
     gap: bool,
+    addresses: Addresses,
     agents: Arc<Mutex<Agents>>,
     desk: DeskHandle,
     keeper: Keeper,
@@ -280,7 +284,9 @@ impl Welcome {
         }
         let (durable, acks) = watch::channel(None);
         tokio::spawn(acknowledge(acks, Arc::clone(&self.tables), answers.clone()));
+        let addresses = Addresses::new(Arc::clone(&self.fabric), Some(self.guard), ADDRESSES);
         Some(Conversation {
+            addresses,
             fabric: self.fabric,
             host,
             stream,
@@ -422,7 +428,8 @@ impl Conversation {
             return;
         }
         let at = crate::wall();
-        let Sorted { mut parts, refused } = rows::sorted(&self.fabric, at, self.host, batch);
+        let Sorted { mut parts, refused } =
+            rows::sorted(&self.fabric, at, self.host, batch, &mut self.addresses);
         let loss = |stage, reason: &str, rows| Loss {
             at,
             producer: self.host,

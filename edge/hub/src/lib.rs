@@ -40,6 +40,7 @@ mod pages;
 mod receivers;
 mod replay;
 mod rows;
+mod sensed;
 mod serve;
 mod store;
 mod tasks;

@@ -25,6 +25,8 @@ use wire::flow::Exporter;
 
 /// From so many rows on they are worth a file.
 const BULK_ROWS: usize = 16_384;
+/// Addresses remembered with what stands for them: two megabytes.
+const ADDRESSES: usize = 1 << 16;
 /// Under this name the state of the flows' receiver is kept.
 const FLOWS: &str = "flows";
 
@@ -157,10 +159,8 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, taker: &Taker) {
-        let guard = Arc::clone(&self.guard);
-        let fabric = Arc::clone(&self.fabric);
-        let pseudonyms = (!self.real).then_some(&guard.audit.pseudonyms);
-        let mut addresses = Addresses::new(&fabric, pseudonyms);
+        let guard = (!self.real).then(|| Arc::clone(&self.guard));
+        let mut addresses = Addresses::new(Arc::clone(&self.fabric), guard, ADDRESSES);
         while let Some(taken) = taker.next() {
             let taken = self.write(taken, &mut addresses);
             taker.give_back(taken);
@@ -173,7 +173,7 @@ impl Writer {
         self.ledger.add(NOBODY, "receive", reason, rows);
     }
 
-    fn write(&mut self, mut taken: Taken, addresses: &mut Addresses<'_>) -> Taken {
+    fn write(&mut self, mut taken: Taken, addresses: &mut Addresses) -> Taken {
         let now_us = i64::try_from(crate::wall().0 / 1_000).unwrap_or(i64::MAX);
         let mut parts = Vec::new();
         if !taken.met.is_empty() {
@@ -185,7 +185,7 @@ impl Writer {
             parts.push(told::state(now_us, FLOWS, state));
         }
         if !taken.beside.drops.is_empty() {
-            parts.push(told::drops(&taken.beside.drops));
+            parts.push(told::drops(&taken.beside.drops, addresses));
         }
         if !taken.beside.counters.is_empty() {
             let name = |number| self.names.get(&number).cloned().unwrap_or_default();

@@ -6,6 +6,8 @@
 
 use crate::incident::{Incident, Judgement, kind_word};
 use crate::ledger::NOBODY;
+use crate::sensed;
+use crate::told::Addresses;
 use diagnose::LinkHealth;
 use fabric::{Device, Fabric, Node};
 use std::borrow::Cow;
@@ -83,7 +85,7 @@ pub(crate) fn part(table: &'static Table, columns: Vec<ArrayRef>) -> Part {
     (table, batch)
 }
 
-fn micros(at: Nanos) -> i64 {
+pub(crate) fn micros(at: Nanos) -> i64 {
     i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX)
 }
 
@@ -95,20 +97,20 @@ fn may_times(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
-fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+pub(crate) fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
-fn ints(values: impl Iterator<Item = i32>) -> ArrayRef {
+pub(crate) fn ints(values: impl Iterator<Item = i32>) -> ArrayRef {
     Arc::new(Int32Array::from_iter_values(values))
 }
 
-fn longs(values: impl Iterator<Item = i64>) -> ArrayRef {
+pub(crate) fn longs(values: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(values))
 }
 
 /// What fits into 32 bits by its nature, and is cut where a liar says otherwise.
-fn int(n: impl TryInto<i32>) -> i32 {
+pub(crate) fn int(n: impl TryInto<i32>) -> i32 {
     n.try_into().unwrap_or(i32::MAX)
 }
 
@@ -154,7 +156,13 @@ pub(crate) fn is_of_now(now: Nanos, window: &Window) -> bool {
 }
 
 /// Decodes a batch into rows, as of `now`.
-pub(crate) fn sorted(fabric: &Fabric, now: Nanos, producer: HostId, batch: &Batch) -> Sorted {
+pub(crate) fn sorted(
+    fabric: &Fabric,
+    now: Nanos,
+    producer: HostId,
+    batch: &Batch,
+    addresses: &mut Addresses,
+) -> Sorted {
     let mut refused: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut refuse = |reason: &'static str, rows: u64| {
         if rows > 0 {
@@ -208,6 +216,7 @@ pub(crate) fn sorted(fabric: &Fabric, now: Nanos, producer: HostId, batch: &Batc
             }
         }
     }
+    parts.extend(sensed::parts(now, producer, batch, addresses, &mut refuse));
     Sorted { parts, refused }
 }
 

@@ -5,7 +5,7 @@
 //! Invariants: rows of a part = rows of the columns; an address that was told never reaches a table as it was, unless
 //! the receivers file says so.
 
-use crate::guard::Pseudonyms;
+use crate::guard::Guard;
 use crate::rows::{Part, part, times};
 use fabric::{Fabric, Node};
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,34 +19,34 @@ use tables::arrow::datatypes::{ArrowPrimitiveType, DataType, Int32Type, Int64Typ
 use tables::schema;
 use wire::flow::{Address, DropRow, Exporter, FlowColumns, Maybe, SampledCounter, drop_reason};
 
-/// Addresses remembered with what stands for them: a power of two.
-const REMEMBERED: usize = 1 << 16;
-
 /// What stands for addresses, with a memory: making a pseudonym takes some hundred steps of a cipher, and most
 /// addresses come again.
-pub(crate) struct Addresses<'a> {
-    pseudonyms: Option<&'a Pseudonyms>,
-    fabric: &'a Fabric,
+pub(crate) struct Addresses {
+    /// `None`: addresses are written as they are.
+    guard: Option<Arc<Guard>>,
+    fabric: Arc<Fabric>,
     remembered: Vec<(Address, Address)>,
 }
 
-impl<'a> Addresses<'a> {
-    /// `None`: addresses are written as they are.
-    pub(crate) fn new(fabric: &'a Fabric, pseudonyms: Option<&'a Pseudonyms>) -> Self {
+impl Addresses {
+    /// Remembers so many, a power of two. No guard: addresses are written as they are.
+    pub(crate) fn new(fabric: Arc<Fabric>, guard: Option<Arc<Guard>>, remembered: usize) -> Self {
         // No place holds an address that belongs elsewhere, so that this is never taken for one: see `place`.
         let nothing = ([0xff; 16], [0; 16]);
-        Addresses { pseudonyms, fabric, remembered: vec![nothing; REMEMBERED] }
+        Addresses { guard, fabric, remembered: vec![nothing; remembered.next_power_of_two()] }
     }
 
-    fn place(address: &Address) -> usize {
+    fn place(&self, address: &Address) -> usize {
         let (a, b) = address.split_at(8);
         let word = |w: &[u8]| w.try_into().map_or(0, u64::from_be_bytes);
         let mixed = (word(a) ^ word(b).rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 48) as usize & (REMEMBERED - 1)
+        (mixed >> 40) as usize & (self.remembered.len() - 1)
     }
 
-    fn of(&mut self, pseudonyms: &Pseudonyms, address: Address) -> Address {
-        let at = Self::place(&address);
+    /// What stands for an address.
+    pub(crate) fn of(&mut self, address: Address) -> Address {
+        let Some(guard) = &self.guard else { return address };
+        let at = self.place(&address);
         if let Some(&(_, known)) = self.remembered.get(at).filter(|(a, _)| *a == address) {
             return known;
         }
@@ -55,7 +55,7 @@ impl<'a> Addresses<'a> {
         let stands = if own || ip.is_unspecified() {
             address
         } else {
-            match pseudonyms.for_address(ip.to_canonical()) {
+            match guard.audit.pseudonyms.for_address(ip.to_canonical()) {
                 IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
                 IpAddr::V6(a) => a.octets(),
             }
@@ -66,13 +66,49 @@ impl<'a> Addresses<'a> {
         stands
     }
 
+    /// Replaces the addresses in the beginning of a packet, from its network header on. What is no IP header, or is cut
+    /// before its addresses, is left as it is: it names nobody.
+    pub(crate) fn cover_header(&mut self, header: &mut [u8]) {
+        if self.guard.is_none() {
+            return;
+        }
+        match header.first().map(|b| b >> 4) {
+            Some(4) => {
+                for at in [12, 16] {
+                    let Some(place) = header.get_mut(at..at + 4) else { return };
+                    let mut address = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
+                    address[12..].copy_from_slice(place);
+                    place.copy_from_slice(&self.of(address)[12..]);
+                }
+            }
+            Some(6) => {
+                for at in [8, 24] {
+                    let Some(place) = header.get_mut(at..at + 16) else { return };
+                    let Ok(address) = <Address>::try_from(&*place) else { return };
+                    place.copy_from_slice(&self.of(address));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The same of an Ethernet frame.
+    fn cover_frame(&mut self, frame: &mut [u8]) {
+        let mut at = 12;
+        while let Some([0x81 | 0x88 | 0x91, 0x00 | 0xa8]) = frame.get(at..at + 2) {
+            at += 4;
+        }
+        if let Some(header) = frame.get_mut(at + 2..) {
+            self.cover_header(header);
+        }
+    }
+
     fn cover(&mut self, column: &mut Maybe<Address>) {
-        let Some(pseudonyms) = self.pseudonyms else { return };
-        if column.absent.first() == Some(&(0, column.values.len())) {
+        if self.guard.is_none() || all_absent(column) {
             return;
         }
         for address in &mut column.values {
-            *address = self.of(pseudonyms, *address);
+            *address = self.of(*address);
         }
     }
 }
@@ -127,7 +163,7 @@ fn long(n: u64) -> i64 {
 }
 
 /// Flow records, their columns taken out of `f`.
-pub(crate) fn flows(f: &mut FlowColumns, known: &mut Addresses<'_>) -> Part {
+pub(crate) fn flows(f: &mut FlowColumns, known: &mut Addresses) -> Part {
     for column in [&mut f.src, &mut f.dst, &mut f.next_hop, &mut f.srv6_segment] {
         known.cover(column);
     }
@@ -194,10 +230,14 @@ pub(crate) fn exporters(fabric: &Fabric, at_us: i64, met: &[Exporter]) -> Part {
 }
 
 /// What switches threw away.
-pub(crate) fn drops(rows: &[DropRow]) -> Part {
+pub(crate) fn drops(rows: &[DropRow], known: &mut Addresses) -> Part {
     let n = rows.len();
     let mut exemplar = BinaryBuilder::new();
-    rows.iter().for_each(|d| exemplar.append_value(&d.header));
+    for d in rows {
+        let mut frame = d.header.clone();
+        known.cover_frame(&mut frame);
+        exemplar.append_value(&frame);
+    }
     let place = |d: &DropRow| d.queue.map_or(String::new(), |q| format!("queue{q}"));
     let device = |d: &DropRow| if d.in_if == 0 { String::new() } else { format!("if{}", d.in_if) };
     part(
@@ -315,7 +355,7 @@ mod tests {
         for m in [&mut f.dst, &mut f.next_hop, &mut f.srv6_segment] {
             m.lack(3);
         }
-        let (table, batch) = flows(&mut f, &mut Addresses::new(&fabric, None));
+        let (table, batch) = flows(&mut f, &mut Addresses::new(Arc::new(fabric), None, 16));
         assert_eq!((table.name, batch.num_rows()), ("flow", 3));
         let nulls = |name: &str| batch.column_by_name(name).unwrap().null_count();
         assert_eq!((nulls("src_port"), nulls("src"), nulls("dst"), nulls("packets")), (2, 1, 3, 0));

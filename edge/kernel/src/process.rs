@@ -212,6 +212,20 @@ pub fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// The process at the other end of a local socket, as it was when it connected.
+pub fn peer(stream: &std::os::unix::net::UnixStream) -> Result<u32> {
+    use std::os::fd::AsRawFd as _;
+    let mut cred = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of_val(&cred) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cred`, which outlives the call.
+    let got = unsafe {
+        let to = std::ptr::from_mut(&mut cred).cast();
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut length)
+    };
+    crate::error::check("getsockopt(SO_PEERCRED)", got)?;
+    Ok(u32::try_from(cred.pid).unwrap_or(0))
+}
+
 /// Processor time this thread has used so far.
 pub fn thread_cpu() -> std::time::Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -161,6 +161,7 @@ impl Lab {
             boot_id: state::boot_id(),
             builder: Process::own().map(Into::into),
             hub: None,
+            sensors: None,
             agents: Vec::new(),
             supervisor: None,
             namespaces: wiring.members.iter().map(|m| m.netns.clone()).collect(),
@@ -216,6 +217,9 @@ impl Lab {
         let listen = members::Listen { grpc: None, http: options.http.map(|a| a.to_string()) };
         let hub = members::start_hub(&self.exe, &self.dir, budget, options.record.as_deref(), &listen)?;
         self.state.hub = Some(hub.clone());
+        self.dir.write(STATE, &self.state)?;
+        progress(Step { what: "sensors", done: 0, all: 1 })?;
+        self.state.sensors = members::start_sensors(&self.exe, &self.dir)?.map(Into::into);
         self.dir.write(STATE, &self.state)?;
         for (done, (name, space)) in hosts.iter().enumerate() {
             let agent = members::start_agent(&self.exe, &self.dir, name, space, &hub.grpc)?;
@@ -346,7 +350,8 @@ pub(crate) fn fabric_text(dir: &Dir) -> Result<String> {
 
 fn members_of(state: &LabState) -> impl Iterator<Item = Process> {
     let agents = state.agents.iter().map(|a| a.process.into());
-    let others = state.supervisor.into_iter().chain(state.hub.iter().map(|hub| hub.process));
+    let others =
+        state.supervisor.into_iter().chain(state.hub.iter().map(|hub| hub.process)).chain(state.sensors);
     others.map(Into::into).chain(agents)
 }
 

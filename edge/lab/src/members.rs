@@ -23,6 +23,8 @@ pub const MARK: &str = "SELVEDGE_LAB_MEMBER";
 const END_MS: u32 = 3_000;
 /// How long the hub has to begin to serve.
 const HUB_START: Duration = Duration::from_secs(20);
+/// How long sensors have to load.
+const SENSORS_START: Duration = Duration::from_secs(10);
 /// How willingly the hub lets agents run.
 const HUB_NICE: i32 = -10;
 /// Pause between two looks at something that has no file descriptor to wait on.
@@ -278,11 +280,37 @@ pub(crate) fn transport_socket(dir: &Dir, host: &str) -> PathBuf {
     dir.join(&format!("sockets/{host}"))
 }
 
+/// Where the sensors of this machine are asked.
+fn sensors_socket(dir: &Dir) -> PathBuf {
+    dir.join("sensors.sock")
+}
+
+/// Starts the one process that counts in the kernel for all agents. A kernel that lets it count nothing is no failure of
+/// the lab: its log says so, and agents go on without.
+pub(crate) fn start_sensors(exe: &Path, dir: &Dir) -> Result<Option<Process>> {
+    let ready = dir.join("sensors.json");
+    let mut command = prepare(exe, dir, "sensors")?;
+    command.arg("sensors").arg("--socket").arg(sensors_socket(dir)).arg("--ready-file").arg(&ready);
+    let (process, _child) = start(&mut command, "the sensors")?;
+    let begin = Instant::now();
+    while !ready.exists() {
+        if process.wait_end(LOOK.as_millis() as u32) {
+            return Ok(None);
+        }
+        if begin.elapsed() > SENSORS_START {
+            end(process, "the sensors")?;
+            return Ok(None);
+        }
+    }
+    Ok(Some(process))
+}
+
 /// Starts the agent of a host.
 pub(crate) fn start_agent(exe: &Path, dir: &Dir, host: &str, netns: &str, grpc: &str) -> Result<AgentState> {
     let mut command = prepare(exe, dir, host)?;
     command.arg("agent").arg("--hub").arg(format!("https://{grpc}")).args(["--netns", netns]);
     command.arg("--transport-socket").arg(transport_socket(dir, host));
+    command.arg("--sensors-socket").arg(sensors_socket(dir));
     credentials(&mut command, dir, host);
     let (process, _child) = start(&mut command, host)?;
     Ok(AgentState { host: host.to_string(), process: process.into() })

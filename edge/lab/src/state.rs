@@ -74,6 +74,9 @@ pub struct LabState {
     pub builder: Option<Started>,
     /// The hub, where there is one.
     pub hub: Option<HubState>,
+    /// The process that counts in the kernel, where the kernel lets it.
+    #[serde(default)]
+    pub sensors: Option<Started>,
     /// The agents, in the order of their hosts.
     pub agents: Vec<AgentState>,
     /// Who starts hub and agents again when they end.

@@ -100,7 +100,7 @@ impl Sight {
         Some(match table {
             "path_observation" | "path_minute" => functions::sees_path(self, fabric).call(vec![col("path")]),
             "counter" => producer().and(named("component")),
-            "loss_ledger" | "drop_event" => producer(),
+            "loss_ledger" | "drop_event" | "tcp_interval" | "sensor" => producer(),
             "incident" => named("component"),
             "link_health" | "entity" | "link" => named("name"),
             "change" => col("kind").not_eq(lit("agent")).or(named("subject")),

@@ -543,6 +543,87 @@ pub static RECEIVER_STATE: Table = Table {
     cluster: &["receiver", "ts"],
 };
 
+/// TCP connections, interval by interval.
+pub static TCP_INTERVAL: Table = Table {
+    name: "tcp_interval",
+    text: "A TCP connection of a host in one interval, as its kernel counts; or the connections with one peer that ended in it, \
+           together (`connections` above 0). Addresses are pseudonyms that keep prefixes, except those of the fabric itself; \
+           `address` shows them as text.",
+    columns: &[
+        must("ts", Time, "beginning of the interval"),
+        must("window_us", Int, "its length, microseconds"),
+        must("producer", Int, "host"),
+        may("local", Bytes, "its address, 16 bytes; IPv4 as ::ffff:a.b.c.d"),
+        may("remote", Bytes, "the peer's address"),
+        must("local_port", Int, "its port; 0 for connections that ended"),
+        must("remote_port", Int, "the peer's port; of those that ended the smaller of both"),
+        must("connections", Int, "0: an open connection; else so many that ended, together"),
+        must("failed", Int, "of those, that never were established"),
+        must("pid", Int, "process that has it, 0 where not known"),
+        must("process", Text, "its name"),
+        must("container", Text, "its container, the first 12 digits of its id"),
+        must("cgroup", Long, "its control group's number"),
+        must("state", Text, "established, syn_sent and so on"),
+        must("congestion", Text, "open, disorder, cwr, recovery or loss"),
+        must("rtt_min_us", Int, "smallest round trip sampled, microseconds; 0: none was"),
+        must("rtt_p50_us", Int, "median"),
+        must("rtt_max_us", Int, "largest"),
+        must("rtt_samples", Int, "how many were sampled, one acknowledgement in sixteen"),
+        must("srtt_us", Int, "the kernel's smoothed round trip at the end of the interval"),
+        must("retrans", Long, "segments sent again, whatever the cause"),
+        must("retrans_fast", Long, "of those, told by duplicate acknowledgements, SACK or RACK"),
+        must("retrans_timeout", Long, "of those, after the timer ran out"),
+        must("retrans_probe", Long, "of those, tail loss probes"),
+        must("retrans_spurious", Long, "sent again though the receiver had them"),
+        must("out_of_order", Long, "segments that came after a later one"),
+        must("peer_window_closed", Tiny, "1: the peer takes nothing at the end of the interval"),
+        must("own_window_closed", Tiny, "1: this side takes nothing"),
+        must("bytes_acked", Long, "bytes sent and acknowledged"),
+        must("bytes_received", Long, "bytes received"),
+        must("segs_out", Long, "segments sent"),
+        must("segs_in", Long, "segments received"),
+        must("delivered", Long, "segments the peer has"),
+        must("delivered_ce", Long, "of those, marked with ECN CE"),
+        must("delivery_rate", Long, "bytes a second, at the kernel's last measurement"),
+        must("pacing_rate", Long, "bytes a second it may send at"),
+        must("cwnd", Int, "congestion window, segments"),
+        must("unacked", Int, "bytes on their way"),
+        must("unsent", Int, "bytes written and not sent"),
+        must("unread", Int, "bytes received and not read: a slow reader"),
+        must("busy_us", Long, "microseconds with something to send"),
+        must("rwnd_limited_us", Long, "of those, held up by the peer's window"),
+        must("sndbuf_limited_us", Long, "of those, held up by the own send buffer"),
+    ],
+    keep_days: Some(7),
+    cluster: &["producer", "remote", "ts"],
+};
+
+/// How the sensors are.
+pub static SENSOR: Table = Table {
+    name: "sensor",
+    text: "How each sensor of each host was in each interval: what it cost, what it could not count, and why it does not run.",
+    columns: &[
+        must("ts", Time, "beginning of the interval"),
+        must("window_us", Int, "its length, microseconds"),
+        must("producer", Int, "host"),
+        must("sensor", Text, "tcp, drops and so on"),
+        must(
+            "state",
+            Text,
+            "runs; shed: it cost more than it may and took itself out; missing: the kernel does not have it",
+        ),
+        must(
+            "cost_us",
+            Long,
+            "processor time a second, microseconds, in the kernel and reading together, when last measured",
+        ),
+        must("lost", Long, "events that were not counted for want of room"),
+        must("text", Text, "why it does not run, and what is not seen without it"),
+    ],
+    keep_days: Some(30),
+    cluster: &["sensor", "producer", "ts"],
+};
+
 /// Every table.
 pub static TABLES: &[&Table] = &[
     &PATH_OBSERVATION,
@@ -564,6 +645,8 @@ pub static TABLES: &[&Table] = &[
     &LOG_LINE,
     &SPAN,
     &RECEIVER_STATE,
+    &TCP_INTERVAL,
+    &SENSOR,
 ];
 
 static SCHEMAS: LazyLock<Vec<(SchemaRef, SchemaRef)>> = LazyLock::new(|| {

@@ -12,7 +12,6 @@ use crate::tasks::capture::Place;
 use crate::tasks::{Capturer as _, Here};
 use kernel::netns::Netns;
 use prost::Message as _;
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -69,7 +68,9 @@ pub enum ServeError {
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
     /// Not one sensor can be had.
-    #[error("no sensor can be had on this kernel; it needs root, or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN")]
+    #[error(
+        "no sensor can be had on this kernel; it needs root, or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    )]
     Nothing,
 }
 
@@ -98,7 +99,8 @@ fn wall() -> Nanos {
 
 /// Makes the socket. One that a process before left behind is replaced; one that somebody listens at is not.
 fn listen(path: &Path) -> Result<UnixListener, ServeError> {
-    let failed = |e: std::io::Error| ServeError::Listen { path: path.display().to_string(), reason: e.to_string() };
+    let failed =
+        |e: std::io::Error| ServeError::Listen { path: path.display().to_string(), reason: e.to_string() };
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(failed)?;
     }
@@ -195,12 +197,13 @@ fn accept(
         }
         let (shared, connections, ending) = (Arc::clone(shared), Arc::clone(connections), Arc::clone(ending));
         let counted = Arc::clone(&connections);
-        let spawned = std::thread::Builder::new().name("asker".to_owned()).stack_size(512 << 10).spawn(move || {
-            if let Err(reason) = talk(stream, &shared, &ending) {
-                tracing::info!(%reason, "a process that asked the sensors is gone");
-            }
-            connections.fetch_sub(1, Relaxed);
-        });
+        let spawned =
+            std::thread::Builder::new().name("asker".to_owned()).stack_size(512 << 10).spawn(move || {
+                if let Err(reason) = talk(stream, &shared, &ending) {
+                    tracing::info!(%reason, "a process that asked the sensors is gone");
+                }
+                connections.fetch_sub(1, Relaxed);
+            });
         if spawned.is_err() {
             counted.fetch_sub(1, Relaxed);
         }
@@ -213,7 +216,10 @@ pub(crate) fn receive(stream: &mut impl Read, most: usize) -> std::io::Result<Ve
     stream.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length) as usize;
     if length > most {
-        return Err(std::io::Error::new(ErrorKind::InvalidData, format!("a message of {length} bytes, at most {most}")));
+        return Err(std::io::Error::new(
+            ErrorKind::InvalidData,
+            format!("a message of {length} bytes, at most {most}"),
+        ));
     }
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes)?;
@@ -269,7 +275,7 @@ fn talk(mut stream: UnixStream, shared: &Shared, ending: &AtomicBool) -> Result<
             }
             Ok(())
         }
-        Some(Asked::Capture(task)) => capture(&mut stream, &task, &request.netns, ending),
+        Some(Asked::Capture(task)) => capture(&mut stream, &task, request.host, &request.netns, ending),
         None => refuse(&mut stream, "expected a watch or a capture, this is of a later release".to_owned()),
     }
 }
@@ -296,10 +302,12 @@ fn watch(at: Netns, shared: &Shared) -> Result<Receiver<SensorReading>, String> 
 fn capture(
     stream: &mut UnixStream,
     task: &CaptureTask,
+    host: String,
     netns: &str,
     ending: &AtomicBool,
 ) -> Result<(), String> {
-    let place = Place { netns: (!netns.is_empty()).then(|| netns.to_owned()), ..Place::default() };
+    let host = host.chars().filter(|c| !c.is_control()).take(64).collect();
+    let place = Place { host, netns: (!netns.is_empty()).then(|| netns.to_owned()) };
     let mut broken = None;
     let piece = |stream: &mut UnixStream, piece: CapturePiece| {
         let answer = SensorAnswer { kind: Some(Answer::Piece(piece)), ..SensorAnswer::default() };
@@ -319,6 +327,3 @@ fn capture(
     };
     piece(stream, last).map_err(|e| e.to_string())
 }
-
-/// What the sensors' programs cost, for benches: sensor, time and runs while it was measured.
-pub type KernelCosts = BTreeMap<&'static str, (Duration, u64)>;

@@ -16,7 +16,8 @@ const PREFIX: &str = "SKB_DROP_REASON_";
 pub(super) fn of_this_kernel() -> Result<BTreeMap<u32, String>, SensorError> {
     let wrong = |reason: String| SensorError::File { path: PATH.to_owned(), reason };
     let bytes = std::fs::read(PATH).map_err(|e| wrong(e.to_string()))?;
-    let found = read(&bytes, "skb_drop_reason").ok_or_else(|| wrong("it is no BTF of version 1".to_owned()))?;
+    let found =
+        read(&bytes, "skb_drop_reason").ok_or_else(|| wrong("it is no BTF of version 1".to_owned()))?;
     if found.is_empty() {
         return Err(wrong("this kernel names no reasons for drops (Linux 5.17 does)".to_owned()));
     }
@@ -25,7 +26,9 @@ pub(super) fn of_this_kernel() -> Result<BTreeMap<u32, String>, SensorError> {
 
 /// The values of an enumeration; empty where there is none of that name.
 fn read(bytes: &[u8], wanted: &str) -> Option<BTreeMap<u32, String>> {
-    let word = |at: usize| -> Option<u32> { bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_ne_bytes) };
+    let word = |at: usize| -> Option<u32> {
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_ne_bytes)
+    };
     if bytes.get(..2)?.try_into().map(u16::from_ne_bytes).ok()? != MAGIC {
         return None;
     }

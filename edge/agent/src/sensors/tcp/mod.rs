@@ -67,7 +67,9 @@ struct Raw {
 
 impl Raw {
     fn read(bytes: &[u8]) -> Option<Raw> {
-        let long = |i: usize| -> Option<u64> { bytes.get(8 * i..8 * i + 8)?.try_into().ok().map(u64::from_ne_bytes) };
+        let long = |i: usize| -> Option<u64> {
+            bytes.get(8 * i..8 * i + 8)?.try_into().ok().map(u64::from_ne_bytes)
+        };
         let word = |i: usize| -> Option<u32> {
             let at = 72 + 32 + 4 * i;
             bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
@@ -163,12 +165,15 @@ impl Tcp {
         }
         self.looked = Some(std::time::Instant::now());
         for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+            let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+                continue;
+            };
             let fds = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
             for fd in fds {
                 // What a descriptor is, is its link's text: socket:[12345].
                 let Ok(target) = std::fs::read_link(fd.path()) else { continue };
-                let inode = target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+                let inode =
+                    target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
                 let Some(inode) = inode.filter(|i| wanted.contains(i)) else { continue };
                 self.owners.entry(inode).or_insert_with(|| owner(pid));
             }
@@ -180,10 +185,20 @@ impl Tcp {
     }
 
     fn rows(&mut self, netns: u32, span: Span, all: &[Raw], reading: &mut wire::proto::SensorReading) {
-        let causes: HashMap<u64, [u64; 3]> =
-            self.object.entries::<1, 3>("retransmits").unwrap_or_default().into_iter().map(|([k], v)| (k, v)).collect();
-        let times: HashMap<u64, [u64; 26]> =
-            self.object.drain::<1, 26>("round_trips").unwrap_or_default().into_iter().map(|([k], v)| (k, v)).collect();
+        let causes: HashMap<u64, [u64; 3]> = self
+            .object
+            .entries::<1, 3>("retransmits")
+            .unwrap_or_default()
+            .into_iter()
+            .map(|([k], v)| (k, v))
+            .collect();
+        let times: HashMap<u64, [u64; 26]> = self
+            .object
+            .drain::<1, 26>("round_trips")
+            .unwrap_or_default()
+            .into_iter()
+            .map(|([k], v)| (k, v))
+            .collect();
         let mut rows = Vec::with_capacity(all.len());
         for raw in all {
             let key = (netns, raw.cookie);
@@ -349,7 +364,10 @@ impl Sensor for Tcp {
             let mut bytes = Vec::new();
             let file = netns.run(|| self.object.iterate("dump"))??;
             let read = std::io::Read::take(file, 64 << 20).read_to_end(&mut bytes);
-            read.map_err(|e| SensorError::File { path: "iterator over TCP".to_owned(), reason: e.to_string() })?;
+            read.map_err(|e| SensorError::File {
+                path: "iterator over TCP".to_owned(),
+                reason: e.to_string(),
+            })?;
             let all: Vec<Raw> = bytes.chunks_exact(ROW_BYTES).filter_map(Raw::read).collect();
             wanted.extend(all.iter().map(|r| r.inode).filter(|i| *i > 0 && !self.owners.contains_key(i)));
             raws.insert(number, all);
