@@ -66,7 +66,7 @@ fn a_trace_along_chosen_paths_finds_the_lossy_hop() {
     let here = loss_here(&report, sick);
     println!("lossy: {here:?}, elsewhere surely {}", surely_elsewhere(&report, sick));
     assert_eq!(here.len(), 1, "one path of two crosses it");
-    assert!((0.2..0.5).contains(&here[0]));
+    assert!((0.12..0.55).contains(&here[0]));
     assert!(surely_elsewhere(&report, sick) < 0.05);
     let p = report.paths.iter().find(|p| p.hops[1].link_name == sick).unwrap();
     assert!(p.lost_forward > 40 && p.lost_backward == 0, "the direction is known too: {p:?}");
@@ -138,7 +138,7 @@ fn trace_hashed(tag: &str, ioam: bool) {
     let here = loss_here(&report, sick);
     println!("lossy: {here:?}, elsewhere surely {}", surely_elsewhere(&report, sick));
     assert_eq!(here.len(), 1);
-    assert!((0.2..0.5).contains(&here[0]));
+    assert!((0.12..0.55).contains(&here[0]));
     assert!(surely_elsewhere(&report, sick) < 0.08);
     drop((a, b));
 }
