@@ -17,6 +17,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("batch", batch),
     ("report", report),
     ("record", record),
+    ("task", task),
     ("spec", spec),
     ("stamp", stamp),
     ("ioam", ioam),
@@ -24,6 +25,23 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("transport", transport_packets),
     ("transport_machine", transport_machine),
 ];
+
+/// A list of tasks as an agent takes it, and a piece of one as a hub does.
+pub fn task(data: &[u8]) {
+    let now = Nanos::from_secs(1_000);
+    if let Ok(list) = wire::proto::Tasks::decode(data) {
+        let mut gate = wire::task::Gate::default();
+        let first = gate.list(now, &list.tasks);
+        assert!(first.begin.len() <= wire::task::RUNNING_MAX && gate.running() == first.begin.len());
+        assert!(first.begin.iter().all(|t| wire::task::check(now, t).as_ref() == Ok(t)));
+        assert_eq!(gate.list(now, &list.tasks), wire::task::Decision::default());
+    }
+    if let Ok(piece) = wire::proto::TaskOutput::decode(data) {
+        let mut assembly = wire::task::Assembly::new(piece.task);
+        let taken = assembly.take(&piece);
+        assert!(taken.is_err() || piece.sequence == 1 && assembly.bytes() == piece.chunk.len() as u64);
+    }
+}
 
 /// The agent's message as the hub decodes it: protobuf, then columns.
 pub fn batch(data: &[u8]) {

@@ -158,7 +158,7 @@ fn a_recorded_run_gives_the_same_observations_when_it_is_played_again() {
     for (tag, mode, ioam) in [("rs", "srv6", true), ("re", "ecmp", true), ("rh", "ecmp", false)] {
         let w = World::up(tag, mode, ioam);
         let tape = Tape::default();
-        let a = w.recorded_prober(0, Some(Recorder::new(tape.clone(), 64 << 20)));
+        let a = w.prober_with(0, |c| c.recorder = Some(Recorder::new(tape.clone(), 64 << 20)));
         let b = w.prober(1);
         a.set_plan(w.plan(0, 800)).unwrap();
         b.set_plan(w.plan(1, 800)).unwrap();

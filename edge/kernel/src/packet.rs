@@ -1,13 +1,14 @@
 //! Packets as they cross a namespace's interfaces: a ring the kernel fills (packet(7), TPACKET_V3).
 //!
-//! How: the socket is made without a protocol, so that nothing arrives before filter, ring and time stamps are set; then
+//! How: the socket is made without a protocol, so that nothing arrives before filter and ring are set; then
 //! it is bound. The ring is memory shared with the kernel, cut into blocks. A block belongs to one side at a time, by a word
 //! at its beginning: the kernel hands it over full, or after a time-out, and gets it back after it was read. Reading
 //! makes no system call.
 //!
 //! Invariants: a block's bytes are read only while it is ours; any bytes in it give packets or end the walk; what the
 //! kernel could not place is counted by it and told by [`PacketRing::statistics`].
-//! Absent on purpose: what a filter means, and promiscuous mode.
+//! Absent on purpose: what a filter means, promiscuous mode, and time stamps of network cards: their clocks often count from
+//! elsewhere (TAI, or the card's start), and what leaves has none.
 
 use crate::error::check;
 use crate::udp::set;
@@ -45,10 +46,8 @@ pub struct Packet<'a> {
     pub bytes: &'a [u8],
     /// Bytes it had.
     pub length: u32,
-    /// When it was received or sent, Unix nanoseconds.
+    /// When the kernel received or sent it, Unix nanoseconds.
     pub at_ns: u64,
-    /// The network card set that time, and not the kernel.
-    pub by_hardware: bool,
     /// Interface.
     pub ifindex: u32,
     /// Kind of link (ARPHRD_*): 1 is Ethernet, 772 the loopback interface, 65534 has no header.
@@ -93,15 +92,6 @@ impl PacketRing {
         attach(fd.as_fd(), program)?;
         let version = libc::tpacket_versions::TPACKET_V3 as i32;
         set(fd.as_fd(), "setsockopt(PACKET_VERSION)", libc::SOL_PACKET, libc::PACKET_VERSION, &version)?;
-        // the card's time where it keeps one; a kernel that cannot say so uses its own
-        const SOF_TIMESTAMPING_RAW_HARDWARE: i32 = 1 << 6;
-        let _ = set(
-            fd.as_fd(),
-            "setsockopt(PACKET_TIMESTAMP)",
-            libc::SOL_PACKET,
-            libc::PACKET_TIMESTAMP,
-            &SOF_TIMESTAMPING_RAW_HARDWARE,
-        );
         let blocks = (bytes / BLOCK_BYTES).clamp(2, 1_024);
         // block size, blocks, frame size, frames, time-out, private bytes, features
         let frame = 2_048u32;
@@ -225,7 +215,6 @@ const OURS: u32 = 1;
 const HEADER: usize = 48;
 const VLAN_VALID: u32 = 1 << 4;
 const VLAN_TPID_VALID: u32 = 1 << 6;
-const BY_HARDWARE: u32 = 1 << 31;
 /// sll_pkttype of what leaves (PACKET_OUTGOING).
 const OUTGOING: u8 = 4;
 
@@ -264,7 +253,6 @@ fn one(bytes: &[u8]) -> Option<(Packet<'_>, u32)> {
         bytes: bytes.get(start..start.checked_add(kept)?)?,
         length,
         at_ns: u64::from(seconds) * 1_000_000_000 + u64::from(nanoseconds),
-        by_hardware: status & BY_HARDWARE != 0,
         ifindex: word(bytes, HEADER + 4)?,
         hardware: half(bytes, HEADER + 8)?,
         outgoing: *bytes.get(HEADER + 10)? == OUTGOING,

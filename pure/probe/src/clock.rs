@@ -48,14 +48,17 @@ impl Offset {
                 (self.usual_rtt_ns, self.theta_ns) = (rtt, target);
             }
             self.seen += 1;
-        } else if rtt <= self.usual_rtt_ns + self.usual_rtt_ns / 4 + MARGIN_NS {
-            self.apart = if off.abs() > SET_NS { self.apart + 1 } else { 0 };
+        } else if rtt <= self.usual_rtt_ns.saturating_add(self.usual_rtt_ns / 4).saturating_add(MARGIN_NS) {
+            let far = off.unsigned_abs() > SET_NS.unsigned_abs();
+            self.apart = if far { self.apart.saturating_add(1) } else { 0 };
             let most = (now.since(self.at).0 / 1_000_000) as i64 * parts_per_million;
-            self.theta_ns += if self.apart >= SET_AFTER { off } else { off.clamp(-most, most) };
+            let step = if self.apart >= SET_AFTER { off } else { off.clamp(-most, most) };
+            self.theta_ns = self.theta_ns.saturating_add(step);
             self.at = now;
         }
         // shorter soon, longer slowly: minutes to get used to a millisecond
-        self.usual_rtt_ns += rtt.saturating_sub(self.usual_rtt_ns).clamp(-10_000, 500);
+        let step = rtt.saturating_sub(self.usual_rtt_ns).clamp(-10_000, 500);
+        self.usual_rtt_ns = self.usual_rtt_ns.saturating_add(step);
         if self.seen < FIRST || self.at == Nanos::ZERO {
             self.at = now;
         }
@@ -83,6 +86,19 @@ mod tests {
                 let slack = if (50_000..100_000).contains(&ms) { 620_000 } else { 2_000 };
                 assert!((forward - 50_000 - jump).abs() < slack, "{ms}: {forward}");
                 assert!((backward - 50_000).abs() < slack, "{ms}: {backward}");
+            }
+        }
+    }
+
+    /// Found by playing damaged recordings.
+    #[test]
+    fn a_delay_of_centuries_does_not_overflow() {
+        let extremes = [0, 1, -1, i64::MAX, i64::MIN, i64::MAX / 2, i64::MIN / 2];
+        for first in extremes {
+            let mut offset = Offset::default();
+            for (i, forward) in extremes.into_iter().cycle().take(100).enumerate() {
+                let backward = if i % 3 == 0 { first } else { extremes[i % 7] };
+                let _ = offset.correct(forward, backward, Nanos(u64::MAX / 100 * i as u64), 50);
             }
         }
     }

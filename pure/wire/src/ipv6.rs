@@ -104,6 +104,16 @@ impl Datagram<'_> {
         out.extend_from_slice(self.payload);
     }
 
+    /// Appends the packet with the hop-by-hop header behind the outer header, where every switch on the way reads it. Its
+    /// next header must be [`IPV6`]. Without a container there is no outer header, and nothing is appended.
+    pub fn write_traced_outside(&self, out: &mut Vec<u8>) {
+        let Some(container) = self.container else { return };
+        let inner = Datagram { container: None, hop_by_hop: &[], ..*self };
+        self.header(container, self.hop_by_hop.len() + inner.len(), HOP_BY_HOP, out);
+        out.extend_from_slice(self.hop_by_hop);
+        inner.write(out);
+    }
+
     fn header(&self, dst: Ipv6Addr, payload: usize, next: u8, out: &mut Vec<u8>) {
         let first = 6 << 28 | u32::from(self.traffic_class) << 20 | self.flow_label & 0xf_ffff;
         out.extend_from_slice(&first.to_be_bytes());
@@ -144,14 +154,10 @@ pub fn time_exceeded(icmp: &[u8]) -> Option<Quoted<'_>> {
     if (kind, code) != (TIME_EXCEEDED, 0) {
         return None;
     }
-    let packet = icmp.get(8..)?;
-    match array(packet, 6)? {
-        [IPV6] => quoted(packet.get(HEADER_LEN..)?),
-        _ => quoted(packet),
-    }
+    quoted(icmp.get(8..)?, true)
 }
 
-fn quoted(packet: &[u8]) -> Option<Quoted<'_>> {
+fn quoted(packet: &[u8], may_be_outer: bool) -> Option<Quoted<'_>> {
     let first = u32::from_be_bytes(array(packet, 0)?);
     if first >> 28 != 6 {
         return None;
@@ -163,6 +169,11 @@ fn quoted(packet: &[u8]) -> Option<Quoted<'_>> {
         let [after, len]: [u8; 2] = array(rest, 0)?;
         next = after;
         (hop_by_hop, rest) = rest.split_at_checked((usize::from(len) + 1) * 8)?;
+    }
+    if next == IPV6 && may_be_outer {
+        let inner = quoted(rest, false)?;
+        // the switches on the way wrote into the outer one, where there is one
+        return Some(if hop_by_hop.is_empty() { inner } else { Quoted { hop_by_hop, ..inner } });
     }
     if next != UDP {
         return None;
@@ -253,6 +264,15 @@ mod tests {
             prop_assert_eq!((q.src, q.dst, q.flow_label), (A, B, 0x12345));
             prop_assert_eq!((q.src_port, q.dst_port, q.payload), (50_000, 862, &payload[..]));
             prop_assert_eq!(q.hop_by_hop, &header[..]);
+
+            let mut outside = vec![TIME_EXCEEDED, 0, 0, 0, 0, 0, 0, 0];
+            let mut header = Vec::new();
+            crate::ioam::TraceOption::default().write(IPV6, &mut header);
+            let d = Datagram { container: Some(A), hop_by_hop: &header, ..datagram(&payload) };
+            d.write_traced_outside(&mut outside);
+            prop_assert_eq!(outside.len(), 8 + d.len());
+            let q = time_exceeded(&outside).unwrap();
+            prop_assert_eq!((q.dst, q.payload, q.hop_by_hop), (B, &payload[..], &header[..]));
         }
 
         #[test]

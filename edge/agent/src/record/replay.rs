@@ -106,7 +106,11 @@ pub fn replay(
         let Some(input) = input else { continue };
         if let Some(now) = time_of(&input) {
             let start = *first.get_or_insert(now);
-            if now.0.abs_diff(start.0) > LIFE_MAX.0 {
+            let arrived = match &input {
+                Input::Request(_, packet) | Input::Reply(_, packet) => packet.arrival.at,
+                _ => now,
+            };
+            if now.0.abs_diff(start.0) > LIFE_MAX.0 || arrived.0.abs_diff(now.0) > LIFE_MAX.0 {
                 return Err(RecordError::Damaged { offset });
             }
             out.times = (start, out.times.1.max(now));

@@ -430,7 +430,6 @@ mod tests {
             bytes: &bytes,
             length: bytes.len() as u32,
             at_ns: 1_700_000_000_123_456_789,
-            by_hardware: false,
             ifindex: 1,
             hardware: 1,
             outgoing: false,

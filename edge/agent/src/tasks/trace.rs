@@ -2,12 +2,12 @@
 //!
 //! How: [`Tracer::open`] makes three sockets in the host's network namespace; [`Tracer::run`] drives
 //! [`probe::survey::Survey`] with them: whole packets out by the raw one, answers and probes that turned in by the UDP one,
-//! the switches' words in by the ICMPv6 one. In ecmp mode every probe carries a trace option with time stamps; a switch at
-//! which one ends quotes it, and so what the switches before it wrote.
+//! the switches' words in by the ICMPv6 one. Probes carry a trace option with time stamps (in srv6 mode some of those that
+//! end at a switch, behind the outer header); a switch at which one ends quotes it, and so what those before it wrote.
 //!
 //! Invariants: one trace at a time, others wait their turn; a trace ends at its stop; nothing that arrives can make it send
 //! more.
-//! Absent on purpose: in-band telemetry in srv6 mode, whose outer headers carry no options.
+//! Absent on purpose: what to make of it. The hub and the command line put it into words.
 
 use crate::prober::{HOP_LIMIT, arrival};
 use fabric::{Fabric, Mode};
@@ -22,7 +22,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wire::ioam::{NodeData, Trace, TraceOption, field};
-use wire::ipv6::{self, UDP};
+use wire::ipv6::{self, IPV6, UDP};
 use wire::proto::{TraceReport, TraceTask};
 use wire::stamp::SenderPacket;
 use wire::task::{TaskError, check_trace};
@@ -102,10 +102,9 @@ impl Tracer {
         let survey = Survey::new(self.fabric.clone(), self.host, HostId(task.to_host), now(), config)?;
         let codec = Codec::new(self.fabric.clone(), self.key.clone(), clock_synchronized());
         let mut trace = Vec::new();
-        if self.fabric.mode == Mode::Ecmp {
-            let fields = field::NODE | field::INTERFACES | field::SECONDS | field::FRACTION;
-            TraceOption { fields, ..TraceOption::default() }.write(UDP, &mut trace);
-        }
+        let fields = field::NODE | field::INTERFACES | field::SECONDS | field::FRACTION;
+        let behind = if self.fabric.mode == Mode::Ecmp { UDP } else { IPV6 };
+        TraceOption { fields, ..TraceOption::default() }.write(behind, &mut trace);
         let (received, out) = (Received::default(), Outgoing::default());
         Run { tracer: self, sockets: &sockets, survey, codec, trace, received, out, payload: Vec::new() }
             .run(stop)
@@ -122,7 +121,7 @@ struct Run<'a> {
     sockets: &'a Sockets,
     survey: Survey,
     codec: Codec,
-    /// A whole hop-by-hop header with an empty trace, in ecmp mode.
+    /// A whole hop-by-hop header with an empty trace; in srv6 mode for the outer header.
     trace: Vec<u8>,
     received: Received,
     out: Outgoing,
@@ -224,10 +223,14 @@ impl Run<'_> {
             traffic_class: probe.class << 2 | 2,
             flow_label: probe.flow_label,
             hop_limit,
-            hop_by_hop: &self.trace,
+            hop_by_hop: if p.traced { &self.trace } else { &[] },
             payload: &self.payload,
         };
         let from = (fabric.shape.rails > 1).then_some(packet.src);
-        self.out.push(whole(packet.first_destination(), from), |buf| packet.write(buf));
+        let outside = p.traced && container.is_some();
+        self.out.push(whole(packet.first_destination(), from), |buf| match outside {
+            true => packet.write_traced_outside(buf),
+            false => packet.write(buf),
+        });
     }
 }

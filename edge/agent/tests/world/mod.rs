@@ -6,7 +6,6 @@
 use fabric::{Device, Fabric};
 use probe::Plan;
 use selvedge_agent::prober::{Prober, ProberConfig, ProberHandle};
-use selvedge_agent::record::Recorder;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -86,15 +85,15 @@ impl World {
     }
 
     pub fn prober(&self, host: u32) -> ProberHandle {
-        self.recorded_prober(host, None)
+        self.prober_with(host, |_| {})
     }
 
-    pub fn recorded_prober(&self, host: u32, recorder: Option<Recorder>) -> ProberHandle {
-        let config = ProberConfig {
-            recorder,
+    pub fn prober_with(&self, host: u32, change: impl FnOnce(&mut ProberConfig)) -> ProberHandle {
+        let mut config = ProberConfig {
             netns: Some(self.netns(Device::Host(HostId(host)))),
             ..ProberConfig::new(self.fabric.clone(), HostId(host))
         };
+        change(&mut config);
         Prober::open(config).unwrap().spawn().unwrap()
     }
 
