@@ -61,6 +61,27 @@ enum Bench {
     Failure(bench_failure::Args),
     /// Gigabits a CPU-second of the transport, beside quinn, noq, s2n-quic, TCP and the ceiling
     Transport(bench_transport::Args),
+    /// What the sensors cost the traffic of a host: `selvedge bench agent`, built for release (root)
+    Agent(Passed),
+    /// Flow records a CPU-second from UDP to durable tables, beside nfcapd and nfacctd: `selvedge bench receive`
+    Receive(Passed),
+}
+
+/// Arguments of the binary's own bench.
+#[derive(clap::Args)]
+struct Passed {
+    /// Handed on; `-- --help` shows them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+impl Passed {
+    fn run(&self, bench: &str) -> anyhow::Result<()> {
+        sh("cargo", &["build", "--release", "--package", "selvedge"])?;
+        let mut all = vec!["run", "--release", "--quiet", "--package", "selvedge", "--", "bench", bench];
+        all.extend(self.arguments.iter().map(String::as_str));
+        sh("cargo", &all)
+    }
 }
 
 fn main() -> ExitCode {
@@ -71,6 +92,8 @@ fn main() -> ExitCode {
         Task::Bench { what: Bench::Instructions(args) } => bench_instructions::run(&args),
         Task::Bench { what: Bench::Failure(args) } => bench_failure::run(&args),
         Task::Bench { what: Bench::Transport(args) } => bench_transport::run(&args),
+        Task::Bench { what: Bench::Agent(args) } => args.run("agent"),
+        Task::Bench { what: Bench::Receive(args) } => args.run("receive"),
         Task::Soak(args) => soak::run(&args),
         Task::Pages(args) => pages::run(&args),
         Task::Security(args) => security::run(&args),

@@ -1,5 +1,6 @@
 //! `selvedge bench`: what this machine can do.
 
+mod agent;
 mod collective;
 mod connections;
 mod ends;
@@ -23,6 +24,7 @@ const EXAMPLES: &str = "Examples:
   selvedge bench incast --senders 16
   selvedge bench ingest --agents 200 --rate 1000000 --seconds 60
   selvedge bench ingest --agents 50 --rate 20000 --seconds 120 --kills 20
+  selvedge bench agent --turns 20
   selvedge bench receive --rate 1500000 --seconds 20
   selvedge bench tables --rows 100000000
   selvedge bench tables --data /backup/restored            a hub's own tables, while no hub uses them
@@ -51,6 +53,8 @@ enum What {
     Connections(connections::Args),
     /// Observations a hub takes and keeps from a crowd of agents, killed at random moments where asked, every row counted
     Ingest(ingest::Args),
+    /// What the sensors cost the traffic of a host, off and on by turns
+    Agent(agent::Args),
     /// Flow records from UDP to durable tables, beside nfcapd and nfacctd where they are installed
     Receive(receive::Args),
     /// How large tables are beside plain Parquet, and how fast questions about a hundred million rows are answered
@@ -67,6 +71,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Incast(args) => incast::run(args),
         What::Connections(args) => connections::run(args),
         What::Ingest(args) => ingest::run(args),
+        What::Agent(args) => agent::run(args),
         What::Receive(args) => receive::run(args),
         What::Tables(args) => tables::run(args),
         What::Collective(args) => collective::run(args),

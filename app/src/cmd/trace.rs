@@ -17,7 +17,7 @@ const AFTER: &str = "Examples:
   selvedge trace host0 host9 --json | jq '.paths[].hops[] | select(.loss_here > 0)'
 
 The agent of the first host sends packets over every path there is, to every hop of each. Loss at a hop is judged by what
-later hops prove: a switch that answers few ICMPv6 errors loses nothing by that.
+later hops prove: a switch that answers few ICMPv6 errors loses nothing by that. More rounds leave less doubt.
 It takes the role operator, and is written down in table audit.
 Exit codes: 0 nothing is lost anywhere, 3 something is, 1 it could not be traced.";
 
@@ -83,7 +83,7 @@ fn micros(us: f64) -> String {
 }
 
 fn sick_hop(h: &TracedHop) -> bool {
-    h.loss_here > 0.0 && matches!(h.known.as_str(), "measured" | "bounded")
+    h.loss_here > h.doubt && matches!(h.known.as_str(), "measured" | "bounded")
 }
 
 fn is_sick(p: &TracedPath) -> bool {
@@ -137,7 +137,7 @@ fn print(view: &TraceView) {
             let lost = match h.known.as_str() {
                 "silent" => "does not answer".to_owned(),
                 "unknown" => "not known".to_owned(),
-                _ if h.loss_here > 0.0 => percent(h.loss_here),
+                _ if h.loss_here > h.doubt => format!("{} ± {}", percent(h.loss_here), percent(h.doubt)),
                 _ => String::new(),
             };
             let rtt = |us: f64| if h.answered > 0 { micros(us) } else { String::new() };

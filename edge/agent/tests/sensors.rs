@@ -59,13 +59,15 @@ impl Pair {
              ip -n $n link set lo up; ip -n $n link set eth0 up; done
              ip -n {a} addr add 10.9.0.1/24 dev eth0; ip -n {b} addr add 10.9.0.2/24 dev eth0"
         ));
-        let socket = std::env::temp_dir().join(format!("selvedge-sensors-{name}-{}.sock", std::process::id()));
+        let socket =
+            std::env::temp_dir().join(format!("selvedge-sensors-{name}-{}.sock", std::process::id()));
         let stop = Arc::new(AtomicBool::new(false));
         let config = Config { socket: socket.clone(), interval: Duration::from_millis(200) };
         let (ready, is_ready) = std::sync::mpsc::channel();
         let ends = Arc::clone(&stop);
         let serving = std::thread::spawn(move || {
-            serve(&config, |names| ready.send(names.to_vec()).unwrap(), &|| ends.load(Ordering::Relaxed)).unwrap();
+            serve(&config, |names| ready.send(names.to_vec()).unwrap(), &|| ends.load(Ordering::Relaxed))
+                .unwrap();
         });
         let running = is_ready.recv_timeout(Duration::from_secs(60)).expect("the sensors run");
         assert_eq!(running, ["tcp", "drops"]);
@@ -215,7 +217,9 @@ fn retransmits_are_those_the_kernel_counts_whatever_their_cause() {
     );
     assert_eq!(receiver.dropped().get("NETFILTER_DROP").copied().unwrap_or(0), pair.nft(1));
     let rtt: Vec<&TcpRow> = sender.tcp.iter().filter(|r| r.rtt_samples > 0).collect();
-    assert!(!rtt.is_empty() && rtt.iter().all(|r| r.rtt_min_us <= r.rtt_p50_us && r.rtt_p50_us <= r.rtt_max_us));
+    assert!(
+        !rtt.is_empty() && rtt.iter().all(|r| r.rtt_min_us <= r.rtt_p50_us && r.rtt_p50_us <= r.rtt_max_us)
+    );
     let row = sender.tcp.iter().rev().find(|r| r.remote_port == 5_001).unwrap();
     assert_eq!((row.pid, row.state), (std::process::id(), 1), "{row:?}");
     drop((out, into));

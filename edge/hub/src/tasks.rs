@@ -576,6 +576,8 @@ pub struct TracedHop {
     pub loss_before: f64,
     /// Of that, on the link to this hop and in this node.
     pub loss_here: f64,
+    /// By how much `loss_here` may be off: it is not surely above 0 unless it is above this.
+    pub doubt: f64,
     /// How the loss is known: measured, bounded (no more than this), silent (the node does not answer, which is no loss)
     /// or unknown.
     pub known: String,
@@ -610,6 +612,7 @@ fn trace_view(fabric: &Fabric, r: &TraceReport) -> TraceView {
         answered: h.answered,
         loss_before: h.loss_before.clamp(0.0, 1.0),
         loss_here: h.loss_here.clamp(0.0, 1.0),
+        doubt: h.loss_here_doubt.clamp(0.0, 1.0),
         known: match h.confidence() {
             HopConfidence::HopMeasured => "measured",
             HopConfidence::HopBounded => "bounded",
