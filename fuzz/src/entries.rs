@@ -18,6 +18,8 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("report", report),
     ("record", record),
     ("task", task),
+    ("flow", flow),
+    ("sensor", sensor),
     ("spec", spec),
     ("stamp", stamp),
     ("ioam", ioam),
@@ -25,6 +27,51 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("transport", transport_packets),
     ("transport_machine", transport_machine),
 ];
+
+/// Datagrams of exporters, one after the other, each with its length before it: one decoder that learns as it goes.
+pub fn flow(data: &[u8]) {
+    use wire::flow::{Beside, Decoder, FlowColumns, Limits};
+    let limits = Limits { exporters: 8, templates: 16, parked_bytes: 4_096, sampling: 1 };
+    let mut decoder = Decoder::new(limits);
+    let (mut flows, mut beside) = (FlowColumns::default(), Beside::default());
+    let mut rest = data;
+    while let [a, b, tail @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*a, *b])).min(tail.len());
+        let (datagram, next) = tail.split_at(length);
+        rest = next;
+        let _ = decoder.datagram(Nanos::from_secs(1_000), [1; 16], datagram, &mut flows, &mut beside);
+        let rows = flows.rows();
+        assert!(flows.packets.len() == rows && flows.bytes.len() == rows && flows.sampling.len() == rows);
+        assert!(flows.src.values.len() == rows && flows.duration_us.values.len() == rows);
+        assert!(flows.sampling.iter().all(|&rate| rate >= 1));
+        let gone = decoder.counts();
+        assert!(gone.parked >= gone.replayed + gone.parked_dropped);
+    }
+    let kept = decoder.to_bytes();
+    let again = Decoder::from_bytes(limits, &kept).map(|d| d.to_bytes());
+    assert_eq!(again.as_ref(), Ok(&kept));
+    let _ = Decoder::from_bytes(limits, data);
+}
+
+/// A reading of sensors, as an agent takes it.
+pub fn sensor(data: &[u8]) {
+    let Ok(reading) = wire::proto::SensorReading::decode(data) else { return };
+    use wire::sensor as s;
+    if let Some(Ok(rows)) = reading.tcp.as_ref().map(s::tcp) {
+        let mut back = wire::proto::TcpColumns::default();
+        rows.for_each(|row| s::push_tcp(&mut back, row));
+        assert_eq!(Some(&back), reading.tcp.as_ref());
+    }
+    if let Some(Ok(rows)) = reading.drops.as_ref().map(s::drops) {
+        assert_eq!(rows.count(), reading.drops.as_ref().map_or(0, s::drop_rows));
+    }
+    if let Some(Ok(rows)) = reading.metrics.as_ref().map(s::metrics) {
+        assert_eq!(rows.count(), reading.metrics.as_ref().map_or(0, s::metric_rows));
+    }
+    if let Some(Ok(rows)) = reading.sensors.as_ref().map(s::sensors) {
+        assert_eq!(rows.count(), reading.sensors.as_ref().map_or(0, s::sensor_rows));
+    }
+}
 
 /// A list of tasks as an agent takes it, and a piece of one as a hub does.
 pub fn task(data: &[u8]) {

@@ -99,7 +99,7 @@ pub(crate) async fn run_with(
         }
     });
     let producer_epoch = wall_ns();
-    let mut tasks = Desk::new(producer_epoch);
+    let tasks = Desk::new(producer_epoch);
     let mut agent = Agent {
         tasks,
         reports,

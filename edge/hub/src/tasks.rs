@@ -217,7 +217,7 @@ impl Board {
     }
 
     fn views(&self, fabric: &Fabric) -> Vec<TaskView> {
-        self.lock().values().map(|k| view(fabric, k)).collect()
+        self.lock().tasks.values().map(|k| view(fabric, k)).collect()
     }
 
     fn outcome(&self, id: u64) -> Option<(bool, Option<Standing>, Vec<u8>)> {

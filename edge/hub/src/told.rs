@@ -11,10 +11,10 @@ use fabric::{Fabric, Node};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use tables::arrow::array::{
-    ArrayRef, BinaryArray, BinaryBuilder, Float64Array, Int32Array, Int64Array, PrimitiveArray, StringArray,
-    TimestampMicrosecondArray, new_null_array,
+    ArrayRef, BinaryArray, BinaryBuilder, BooleanBufferBuilder, Float64Array, Int32Array, Int64Array,
+    PrimitiveArray, StringArray, TimestampMicrosecondArray, new_null_array,
 };
-use tables::arrow::buffer::{BooleanBufferBuilder, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use tables::arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use tables::arrow::datatypes::{ArrowPrimitiveType, DataType, Int32Type, Int64Type};
 use tables::schema;
 use wire::flow::{Address, DropRow, Exporter, FlowColumns, Maybe, SampledCounter, drop_reason};

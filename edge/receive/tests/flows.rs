@@ -1,6 +1,6 @@
 //! The receiver on real sockets: everything sent is handed over or counted.
 
-use receive::flows::{Config, Flows, Taker};
+use selvedge_receive::flows::{Config, Flows, Taker};
 use std::net::UdpSocket;
 use std::time::Duration;
 use wire::flow::Limits;

@@ -343,6 +343,7 @@ fn fill(making: &mut Making<'_>, progress: &mut impl FnMut(u64, u64)) -> Result<
     // After the log: files it names were there before their segment.
     for table in &named {
         known += making.take_rows(table)?;
+        progress(making.copied.files, known);
     }
     making.take("address.key")?;
     let mut text = format!("{HEAD}\n");

@@ -346,7 +346,11 @@ impl Tables {
     }
 
     /// Whether so many bytes more can be held.
-    fn room(&self, state: MutexGuard<'_, State>, bytes: usize) -> Result<MutexGuard<'_, State>, TablesError> {
+    fn room<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        bytes: usize,
+    ) -> Result<MutexGuard<'a, State>, TablesError> {
         if state.closing || self.shared.ended() {
             return Err(TablesError::Closed);
         }

@@ -76,7 +76,8 @@ fn ledger_at(begin_us: i64, from: i64, rows: i64) -> (&'static Table, RecordBatc
 
 /// One row of a table, each value read from its text.
 fn a_row(table: &'static Table, values: &[String]) -> RecordBatch {
-    let columns = table.row_schema().fields().iter().zip(values).map(|(f, v)| {
+    let schema = table.row_schema();
+    let columns = schema.fields().iter().zip(values).map(|(f, v)| {
         let text: ArrayRef = Arc::new(StringArray::from(vec![v.as_str()]));
         arrow::compute::cast(&text, f.data_type()).unwrap()
     });

@@ -62,10 +62,10 @@ impl Cable {
             End { netns: space.as_fd(), name: "eth0", index: 2, mac: [2, 0x5e, 1, 0, 0, last] }
         }
         link::veth(&mut batch, end(a, 1), end(b, 2), 1_500)?;
-        Netlink::open()?.apply(batch)?;
+        Netlink::route()?.apply(batch)?;
         for ((space, own), other) in spaces.iter().zip([0, 1]).zip([1, 0]) {
             space.run(|| -> kernel::Result<()> {
-                let mut socket = Netlink::open()?;
+                let mut socket = Netlink::route()?;
                 let index = link::index_of("eth0")?;
                 let mut batch = Batch::new();
                 link::set_up(&mut batch, link::index_of("lo")?, true);

@@ -14,7 +14,6 @@ use super::{Readings, Sensor, SensorError, Span, Watched};
 use kernel::bpf::{KernelTypes, Object};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 use wire::sensor::{TcpRow, push_tcp};
 
