@@ -8,6 +8,7 @@ use crate::hosts::Hosts;
 use crate::map::Components;
 use crate::moments::Moments;
 use crate::outcome::{Counters, Outcome, Reason};
+use crate::places::Places;
 use crate::ring::{Rings, word};
 use crate::signal::Signal;
 use crate::track::Tracked;
@@ -99,6 +100,7 @@ pub struct Engine {
     pub(crate) fresh: usize,
     pub(crate) background: [Background; 4],
     pub(crate) hosts: Hosts,
+    pub(crate) places: Places,
     pub(crate) tracked: Vec<Tracked>,
     /// When verdicts closed, and their links, sorted: what was hurt there before may still be on its way.
     pub(crate) closed: VecDeque<(Nanos, Vec<LinkId>)>,
@@ -135,6 +137,7 @@ impl Engine {
             components: Components::new(&fabric),
             rings: Rings::new(fabric.link_bound() as usize),
             hosts: Hosts::new(),
+            places: Places::new(),
             fabric,
             config,
             counters: Counters::default(),
@@ -366,6 +369,7 @@ impl Engine {
             return Outcome::Accepted;
         }
         self.hosts.take(&self.fabric, o);
+        self.places.take(o);
         if self.next_evaluation.is_none() {
             self.next_evaluation = Some(self.now + self.config.evaluate_every);
         }

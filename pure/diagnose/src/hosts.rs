@@ -4,7 +4,8 @@
 //! late moment is one window, however many saw it. A host stalls when a large share of what it did was late, in
 //! several windows, and clearly more than on the other hosts (a machine that is slow everywhere is nobody's fault).
 //!
-//! Absent on purpose: packet loss; that is the localizer's.
+//! Absent on purpose: packet loss; that is the localizer's. What is counted at links and switches, and what else hosts
+//! count; that is [`crate::places`].
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -76,9 +77,14 @@ impl Hosts {
         let host = match o.component {
             Component::Host(h) => h,
             Component::Nic(n) => fabric.nic_parts(n).1,
-            // Counters of switches and links have no producer yet; they are counted and otherwise wait for one.
             Component::Link(_) | Component::Switch(_) => return,
         };
+        if !matches!(
+            o.counter,
+            Counter::ResponderStall | Counter::SenderStall | Counter::ChecksumError | Counter::AgentSilent
+        ) {
+            return;
+        }
         self.hosts = fabric.shape.hosts as usize;
         let list = self.counts.entry((host, o.counter)).or_default();
         let same = |c: &&mut Count| c.start == o.window.start && c.end == o.window.end();

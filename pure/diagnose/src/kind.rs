@@ -33,15 +33,16 @@ impl Engine {
         };
         let flap = if signal == Signal::Loss { self.flap(&windows) } else { self.tracked[at].verdict.flap };
         let kind = if has(Signal::Loss) {
-            if signal != Signal::Loss && self.tracked[at].verdict.kind != FaultKind::Loss {
+            let queued = has(Signal::Delay) || has(Signal::Ecn);
+            if signal != Signal::Loss && self.tracked[at].located.kind != FaultKind::Loss {
                 // Another signal beside a loss whose kind is known: only a full queue is news.
-                self.tracked[at].verdict.kind
+                self.tracked[at].located.kind
             } else if signal != Signal::Loss {
-                if has(Signal::Delay) { FaultKind::Congestion } else { FaultKind::Loss }
+                if queued { FaultKind::Congestion } else { FaultKind::Loss }
             } else if flap.is_some() {
                 FaultKind::Flap
             } else {
-                self.loss_kind(at, hurts, &windows, has(Signal::Delay))
+                self.loss_kind(at, hurts, &windows, queued)
             }
         } else if has(Signal::Delay) {
             if has(Signal::Ecn) { FaultKind::Congestion } else { FaultKind::Delay }
@@ -50,14 +51,15 @@ impl Engine {
         } else {
             FaultKind::EcnMarking
         };
-        let v = &mut self.tracked[at].verdict;
-        v.kind = kind;
-        v.flap = flap;
+        let t = &mut self.tracked[at];
+        t.located.kind = kind;
+        t.verdict.kind = kind;
+        t.verdict.flap = flap;
     }
 
     fn loss_kind(&self, at: usize, hurts: &[u32], windows: &[(u64, f64, f64)], late: bool) -> FaultKind {
         let rate = self.tracked[at].parts[Signal::Loss as usize].map_or(0.0, |p| p.rate);
-        if let Component::Host(h) = self.tracked[at].verdict.component
+        if let Component::Host(h) = self.tracked[at].located.component
             && (rate >= 0.9 || self.hosts.silent(h, self.now))
         {
             return FaultKind::AgentStopped;

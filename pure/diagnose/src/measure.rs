@@ -16,7 +16,7 @@ use libm::{exp, log};
 use wire::{Component, LinkId, Nanos};
 
 /// Rivals closer than this cannot be told apart and are named as alternatives, nats.
-const ALIKE_NATS: f64 = 1.5;
+pub(crate) const ALIKE_NATS: f64 = 1.5;
 /// Improbability of silence, nats, at which a fault is taken to be over.
 const HEALED_NATS: f64 = 6.0;
 /// Spans of silence tried, seconds.
@@ -264,6 +264,7 @@ impl Engine {
             elsewhere_hurt: self.tally(&elsewhere, s.signal),
             moments: self.moments_of(&s.hurts),
             exemplars,
+            ..Evidence::default()
         }
     }
 
