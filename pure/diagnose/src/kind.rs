@@ -26,7 +26,12 @@ const GOOD_EXPECTED_MIN: f64 = 8.0;
 impl Engine {
     /// Sets the kind of a tracked verdict from what one signal hurt across its links, and what is known of the others.
     pub(crate) fn describe(&mut self, at: usize, signal: Signal, hurts: &[u32]) {
-        let windows = if signal == Signal::Loss { self.by_window(at, hurts) } else { Vec::new() };
+        // What flows send again says how much, not how; where it is all there is, no windows are made of it.
+        let counted: Vec<u32> = hurts.iter().copied().filter(|&i| !self.is_resent(i)).collect();
+        let only_flows = counted.is_empty();
+        let hurts = if only_flows { hurts } else { &counted[..] };
+        let windows =
+            if signal == Signal::Loss && !only_flows { self.by_window(at, hurts) } else { Vec::new() };
         let has = |signal: Signal| {
             self.tracked[at].parts[signal as usize]
                 .is_some_and(|p| self.newest.since(p.at) < Nanos::from_secs(30))

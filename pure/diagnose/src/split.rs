@@ -33,6 +33,8 @@ const SILENT_NATS: f64 = -1.5;
 const ONE_PORT_NATS: f64 = -2.0;
 /// Distinct hosts whose own traffic is hurt in one window: many at once.
 const INCAST_SENDERS_MIN: usize = 4;
+/// Hurt observations looked through for senders, the newest.
+const SENDERS_LOOKED_AT: usize = 12_000;
 
 /// Counters by what they speak for.
 const AT_HOST: [Counter; 5] = [
@@ -114,7 +116,7 @@ impl Engine {
     }
 
     /// Weighs the counters beside a tracked verdict that paths have located.
-    pub(crate) fn weigh_counters(&mut self, at: usize, hurts: &[u32]) {
+    pub(crate) fn weigh_counters(&mut self, at: usize) {
         let Some(t) = self.tracked.get(at) else { return };
         let located = t.located.clone();
         let links = t.verdict.links.clone();
@@ -165,7 +167,7 @@ impl Engine {
             }
         }
         let kind = self.kind_by_counters(located.kind, named_host, &damage, &queue);
-        let senders = self.senders(hurts);
+        let senders = self.senders(&links, since);
         let kind = if kind == FaultKind::Congestion
             && senders >= INCAST_SENDERS_MIN
             && queue.nats >= SAYS_MIN
@@ -285,12 +287,16 @@ impl Engine {
         }
     }
 
-    /// Most distinct hosts whose own traffic, not probes, was hurt in one window.
-    fn senders(&self, hurts: &[u32]) -> usize {
+    /// Most distinct hosts whose own traffic, not probes, was hurt on a way over these links in one window.
+    fn senders(&self, links: &[LinkId], since: Nanos) -> usize {
         let window = self.config.window.0.max(1);
         let mut by_window: BTreeMap<u64, Vec<HostId>> = BTreeMap::new();
-        for o in hurts.iter().filter_map(|&i| self.hurt.get(i as usize)) {
-            if o.source == Source::Probe {
+        for o in self.hurt.iter().rev().take(SENDERS_LOOKED_AT) {
+            if o.source == Source::Probe
+                || o.window.start < since
+                || (o.lost == 0 && o.ecn_marked == 0)
+                || !o.links().iter().any(|l| links.contains(l))
+            {
                 continue;
             }
             if let Some((from, _)) = self.hosts_of(o) {

@@ -25,6 +25,9 @@ const SIZE_SPAN: Nanos = Nanos::from_secs(60);
 /// How long a signal that is no longer found still shapes the kind.
 const SIGNAL_KEPT: Nanos = Nanos::from_secs(30);
 
+/// Distinct moments in which flows must have sent something again where nothing else speaks of a loss.
+const RESENT_MOMENTS_MIN: u32 = 3;
+
 /// What one signal says about a verdict.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Part {
@@ -174,7 +177,8 @@ impl Engine {
         if low <= norm.rate_min {
             return false;
         }
-        if self.moments_of(&s.hurts) < norm.moments_min {
+        let resent = s.hurts.iter().all(|&i| self.is_resent(i));
+        if self.moments_of(&s.hurts) < if resent { RESENT_MOMENTS_MIN } else { norm.moments_min } {
             return false;
         }
         if s.signal == Signal::Loss && self.moments_of(&s.hurts) < self.moments_at_host(s) {
@@ -398,7 +402,7 @@ impl Engine {
             v.delay_excess_ns = excess;
         }
         self.describe(at, s.signal, &hurts);
-        self.weigh_counters(at, &hurts);
+        self.weigh_counters(at);
     }
 
     /// Closes the other verdicts on parts of a device that is now blamed as a whole.

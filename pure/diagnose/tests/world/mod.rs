@@ -132,11 +132,31 @@ pub struct World {
     pub stalled: Vec<(HostId, Nanos, Nanos)>,
     /// Whole windows in which the machine was stalled: everything loses.
     pub stalls_at: Vec<Nanos>,
+    /// Whether hosts probe.
+    pub probes: bool,
+    /// Flows of the hosts' own, if any.
+    pub flows: Option<Passive>,
+    /// Counters besides those hosts always report: called for every window's end.
+    pub counts: Option<Counts>,
     pub time: Nanos,
     /// Packets that crossed each link since the beginning.
     pub crossed: Vec<u64>,
     pub sequence: u64,
 }
+
+/// The hosts' own traffic, as a passive source sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Passive {
+    /// Flows a NIC and window.
+    pub per_nic: u32,
+    /// Share of packets sent again for nothing; hosts differ by up to a factor of two either way.
+    pub spurious: f64,
+    /// Share of flows that send several again at once for a reason of their own.
+    pub bursts: f64,
+}
+
+/// What a window's counters are: a function of the fabric, the seconds since the beginning, and chance.
+pub type Counts = fn(&Fabric, f64, &mut Random) -> Vec<(Component, Counter, u64, u64)>;
 
 const START: Nanos = Nanos::from_secs(1_000_000);
 
@@ -156,6 +176,9 @@ impl World {
             stopped: Vec::new(),
             stalled: Vec::new(),
             stalls_at: Vec::new(),
+            probes: true,
+            flows: None,
+            counts: None,
             time: START,
             crossed,
             sequence: 0,
@@ -253,7 +276,7 @@ impl World {
             }
             for plane in 0..f.shape.planes {
                 let from = f.nic(PlaneId(plane as u8), host, 0).unwrap();
-                for slot in 0..self.slots {
+                for slot in 0..if self.probes { self.slots } else { 0 } {
                     let mut peer = self.random.below(f.shape.hosts - 1);
                     if peer >= h {
                         peer += 1;
@@ -376,7 +399,77 @@ impl World {
                 );
             }
         }
+        self.passive(window, &mut take);
+        if let Some(counts) = self.counts {
+            for (component, counter, delta, of) in
+                counts(&f, World::since_start(start), &mut self.random)
+            {
+                let o = ComponentObservation {
+                    window,
+                    producer: HostId(0),
+                    epoch: f.epoch,
+                    component,
+                    counter,
+                    delta,
+                    of,
+                    size_ns: 0,
+                };
+                take(end, Err(o));
+            }
+        }
         end
+    }
+
+    /// One window of the hosts' own flows, each on a path nobody knows.
+    fn passive(
+        &mut self,
+        window: Window,
+        take: &mut impl FnMut(Nanos, Result<PathObservation, ComponentObservation>),
+    ) {
+        let Some(passive) = self.flows else { return };
+        let f = self.fabric.clone();
+        for nic in 0..f.nics() {
+            let from = wire::NicId(nic);
+            let (plane, host, _) = f.nic_parts(from);
+            // hosts differ: this one's own share of packets sent again for nothing
+            let factor = 2f64.powf(2.0 * Random(u64::from(host.0) + 77).unit() - 1.0);
+            for _ in 0..passive.per_nic {
+                let mut peer = self.random.below(f.shape.hosts - 1);
+                if peer >= host.0 {
+                    peer += 1;
+                }
+                let to = f.nic(plane, HostId(peer), 0).unwrap();
+                let (la, lb) = (f.nic_leaf_port(from).0, f.nic_leaf_port(to).0);
+                let lane = if la == lb { 0 } else { self.random.below(f.lanes()) };
+                let path = f.path(from, to, lane).unwrap();
+                // many short ones, few long ones: 8 to 16,384 packets
+                let n = 2f64.powf(3.0 + 11.0 * self.random.unit().powi(3)) as u32;
+                let flow = self.random.next();
+                let (mut again, ..) = self.send(path, n, flow, window.start);
+                again += self.random.binomial(n - again, passive.spurious * factor);
+                if self.random.unit() < passive.bursts {
+                    again += 1 + self.random.below(6);
+                }
+                self.sequence += 1;
+                let o = PathObservation {
+                    window,
+                    producer: host,
+                    sequence: self.sequence,
+                    epoch: f.epoch,
+                    path: PathRef::OneWay(Leg { path, known: Known::Mixture }),
+                    class: 0,
+                    size_log2: 11,
+                    entropy: (flow & 0xff) as u16,
+                    sent: n,
+                    lost: again.min(n),
+                    reordered: 0,
+                    ecn_marked: 0,
+                    delay: None,
+                    source: Source::Flow,
+                };
+                take(window.end(), Ok(o));
+            }
+        }
     }
 
     /// Runs the engine on this world for `secs` seconds; what it had to tell, with when it told.
