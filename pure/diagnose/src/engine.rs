@@ -238,7 +238,7 @@ impl Engine {
         }
         let exposure = crossed * u64::from(o.sent);
         if o.source == Source::Flow {
-            self.flows_mut().add(within, u64::from(o.sent), exposure);
+            self.flows_mut(within).add(within, u64::from(o.sent), exposure);
         } else {
             self.moments.add(within, exposure);
         }
@@ -329,9 +329,9 @@ impl Engine {
         self.fabric.paths(from, to).next().and_then(|p| self.fabric.path_links(p))
     }
 
-    fn flows_mut(&mut self) -> &mut Flows {
+    fn flows_mut(&mut self, at: Nanos) -> &mut Flows {
         let links = self.fabric.link_bound() as usize;
-        self.flows.get_or_insert_with(|| Flows::new(links))
+        self.flows.get_or_insert_with(|| Flows::new(links, at))
     }
 
     #[inline]
@@ -340,7 +340,7 @@ impl Engine {
         let leaves = self.fabric.shape.planes * self.fabric.shape.leaves;
         let mixture = leg.known == Known::Mixture && links.len() >= fabric::MAX_PATH_LINKS;
         if o.source == Source::Flow {
-            self.flows_mut();
+            self.flows_mut(end);
         }
         let (rings, unknown) = match &mut self.flows {
             Some(f) if o.source == Source::Flow => (&mut f.rings, &mut f.unknown),

@@ -7,7 +7,7 @@
 
 use crate::engine::{Background, Engine, Kept, SIZES, leaf_of, unknown_at};
 use crate::fan::PATHS_MAX;
-use crate::localize::{Crossing, Finding, NO_CLASS, Origin, Params, Problem};
+use crate::localize::{self, Crossing, Finding, NO_CLASS, Origin, Params, Problem};
 use crate::ring::Rings;
 use crate::signal::Signal;
 use alloc::borrow::Cow;
@@ -33,6 +33,8 @@ const COUNTED_MAX: usize = 64;
 const BOUND_SLACK: f64 = 1.0;
 /// Most flows that sent something again localized together. Where there are more, every so-manieth stands for the others.
 const FLOWS_MAX: usize = 1_000;
+/// Packets' worth of belief that a NIC's flows send one packet in ten thousand again.
+const FLOW_PRIOR_PACKETS: f64 = 1e4;
 /// What choosing among the paths of a flow costs, about, nats.
 const CHOICE_NATS: f64 = 4.0;
 /// Seconds in a day: verdicts are weighed over windows of one second.
@@ -82,7 +84,8 @@ impl Engine {
         if review {
             self.next_review = self.now + Nanos::from_secs(1);
         }
-        if self.now >= self.next_background {
+        // Flows mean nothing before it is known what they usually send again.
+        if self.now >= self.next_background || (review && self.flows_are_new()) {
             self.next_background = self.now + Nanos::from_secs(5);
             for signal in Signal::ALL {
                 self.learn_background(signal);
@@ -99,6 +102,11 @@ impl Engine {
         }
     }
 
+    /// Whether flows have spoken, but not for long enough to say what they usually send again.
+    pub(crate) fn flows_are_new(&self) -> bool {
+        self.flows.as_ref().is_some_and(|f| self.newest.since(f.begun) < self.config.grace)
+    }
+
     /// Evidence beyond the price of choosing among the components, from the false alarms allowed.
     pub(crate) fn margin(&self) -> f64 {
         log(WINDOWS_A_DAY / self.config.false_alarms_per_day.max(1e-9)).max(0.0)
@@ -113,7 +121,8 @@ impl Engine {
             noise_min: norm.noise,
             background: known.then_some(background.hazard),
             noise: known.then_some(background.noise),
-            resent: background.resent.filter(|_| known),
+            resent_bias: background.resent.map(|r| r.bias),
+            resent_noise: background.resent.filter(|_| known).map(|r| r.noise),
             ..Params::default()
         }
     }
@@ -585,12 +594,17 @@ impl Engine {
 
     /// Estimates what is usual over the longest span.
     fn learn_background(&mut self, signal: Signal) {
+        let bias = (signal == Signal::Loss).then(|| self.usual_of_flows()).flatten();
+        if let Some(bias) = bias {
+            let b = &mut self.background[signal as usize];
+            b.resent = Some(localize::Resent { bias, noise: b.resent.map_or(0.0, |r| r.noise) });
+        }
         let (problem, hurts, _) = self.problem(signal, self.config.look_back);
         let norm = signal.norm(&self.config);
         let fresh = Background {
             hazard: norm.background / fabric::MAX_PATH_LINKS as f64,
             noise: norm.noise,
-            resent: None,
+            resent: bias.map(|bias| localize::Resent { bias, noise: 0.0 }),
         };
         let learned = if hurts.is_empty() {
             fresh
@@ -599,10 +613,36 @@ impl Engine {
             Background {
                 hazard: located.background.max(fresh.hazard),
                 noise: located.noise.max(fresh.noise),
-                resent: self.flows.is_some().then_some(located.resent),
+                resent: bias.map(|bias| localize::Resent { bias, noise: located.resent.noise }),
             }
         };
         self.background[signal as usize] = learned;
+    }
+
+    /// What flows send again where nothing is wrong: the lower middle of what the NICs say of the packets they sent, so
+    /// that a fault which some of them suffer from is not taken for usual. `None` while no flow has spoken.
+    fn usual_of_flows(&self) -> Option<f64> {
+        let flows = self.flows.as_ref()?;
+        let since = self.newest.since(self.config.look_back).max(self.hurt_since);
+        let window = flows.rings.span(since, Nanos::MAX);
+        let mut again = vec![0.0f64; self.fabric.nics() as usize];
+        for o in self.hurt.iter().filter(|o| o.resent() && o.window.end() > since) {
+            if let PathRef::OneWay(leg) = o.path
+                && let Some((from, ..)) = self.fabric.path_parts(leg.path)
+                && let Some(n) = again.get_mut(from.index())
+            {
+                *n += f64::from(o.lost);
+            }
+        }
+        let mut rates: Vec<f64> = again
+            .iter()
+            .enumerate()
+            .map(|(nic, k)| (k, window.of(self.fabric.access_link(wire::NicId(nic as u32)).index()).packets))
+            .filter(|(_, n)| *n > 0.0)
+            .map(|(k, n)| (k + 1.0) / (n + FLOW_PRIOR_PACKETS))
+            .collect();
+        rates.sort_unstable_by(f64::total_cmp);
+        rates.get(rates.len() / 4).copied()
     }
 
     /// Packets across a set of links in each of several spans, one after the other or not. Of a device with many

@@ -120,10 +120,10 @@ impl<'p> Fit<'p> {
             path_dead: vec![0.0; paths_len],
             path_likelihood: vec![0.0; paths_len],
             likelihood: vec![0.0; problem.hurt.len()],
-            noise: [params.noise_min, params.resent.map_or(RESENT_NOISE_MIN, |r| r.noise)],
+            noise: [params.noise_min, params.resent_noise.unwrap_or(RESENT_NOISE_MIN)],
             classes: Noise::new(problem.classes.len(), &of),
             burst: [(); 2].map(|()| (1..=BURST_SIZES).map(|k| burst_prior(k as f64)).collect()),
-            bias: params.resent.map_or(BIAS_PRIOR, |r| r.bias),
+            bias: BIAS_PRIOR,
             burst_likelihood: vec![0.0; problem.hurt.len()],
             background: 0.0,
             exposure,
@@ -151,7 +151,7 @@ impl<'p> Fit<'p> {
         let (floor, known, observations) = match origin {
             Origin::Counted => (self.params.noise_min, self.params.noise, self.problem.observations),
             Origin::Resent => {
-                (RESENT_NOISE_MIN, self.params.resent.map(|r| r.noise), self.problem.resent_observations)
+                (RESENT_NOISE_MIN, self.params.resent_noise, self.problem.resent_observations)
             }
         };
         let (weight, prior) = known.map_or((0.1, floor), |e| (KNOWN_WEIGHT, e.max(floor)));
@@ -159,8 +159,10 @@ impl<'p> Fit<'p> {
     }
 
     fn shrunk_bias(&self, lost: f64) -> f64 {
-        let (weight, prior) =
-            self.params.resent.map_or((1.0, BIAS_PRIOR), |r| (KNOWN_WEIGHT, r.bias.max(BIAS_MIN)));
+        if let Some(known) = self.params.resent_bias {
+            return known.max(BIAS_MIN);
+        }
+        let (weight, prior) = (1.0, BIAS_PRIOR);
         ((lost + weight) / (self.problem.resent_packets + weight / prior)).max(BIAS_MIN)
     }
 

@@ -14,14 +14,17 @@ use wire::Nanos;
 pub(crate) struct Flows {
     pub(crate) rings: Rings,
     pub(crate) unknown: Option<Rings>,
+    /// When the first one spoke.
+    pub(crate) begun: Nanos,
     /// Observations and packets; and packets times links.
     packets: Moments,
     exposure: Moments,
 }
 
 impl Flows {
-    pub(crate) fn new(links: usize) -> Self {
-        Flows { rings: Rings::new(links), unknown: None, packets: Moments::new(), exposure: Moments::new() }
+    pub(crate) fn new(links: usize, begun: Nanos) -> Self {
+        Flows {
+            begun, rings: Rings::new(links), unknown: None, packets: Moments::new(), exposure: Moments::new() }
     }
 
     pub(crate) fn add(&mut self, at: Nanos, packets: u64, exposure: u64) {

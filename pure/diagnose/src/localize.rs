@@ -118,8 +118,10 @@ pub struct Params {
     pub background: Option<f64>,
     /// Share of observations hurt at an end, where it is known from before, as a strong prior.
     pub noise: Option<f64>,
-    /// What is peculiar to observations of [`Origin::Resent`], where it is known from before, as a strong prior.
-    pub resent: Option<Resent>,
+    /// Bias of [`Origin::Resent`], where it is known from elsewhere: then it is not fitted.
+    pub resent_bias: Option<f64>,
+    /// Share of observations of [`Origin::Resent`] hurt at an end, where it is known from before, as a strong prior.
+    pub resent_noise: Option<f64>,
     /// By their account a link is taken to be healthy up to this many times their mean bias.
     pub resent_spread: f64,
     /// Price of blaming a noise class, nats.
@@ -139,7 +141,8 @@ impl Default for Params {
             noise_min: 1e-5,
             background: None,
             noise: None,
-            resent: None,
+            resent_bias: None,
+            resent_noise: None,
             resent_spread: 3.0,
             class_price: 5.0,
             findings_max: 512,

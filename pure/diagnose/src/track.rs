@@ -178,6 +178,9 @@ impl Engine {
             return false;
         }
         let resent = s.hurts.iter().all(|&i| self.is_resent(i));
+        if resent && self.flows_are_new() {
+            return false;
+        }
         if self.moments_of(&s.hurts) < if resent { RESENT_MOMENTS_MIN } else { norm.moments_min } {
             return false;
         }
