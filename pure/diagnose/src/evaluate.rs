@@ -32,7 +32,7 @@ const COUNTED_MAX: usize = 64;
 /// A bound this much below the threshold is worth a closer look: the localizer may charge more exactly.
 const BOUND_SLACK: f64 = 1.0;
 /// Most flows that sent something again localized together. Where there are more, every so-manieth stands for the others.
-const FLOWS_MAX: usize = 1_000;
+const FLOWS_MAX: usize = 600;
 /// Packets' worth of belief that a NIC's flows send one packet in ten thousand again.
 const FLOW_PRIOR_PACKETS: f64 = 1e4;
 /// What choosing among the paths of a flow costs, about, nats.
@@ -339,7 +339,7 @@ impl Engine {
     fn suspects(&self, signal: Signal, review: bool) -> Vec<Suspect> {
         let mut out = Vec::new();
         for span in self.spans(signal, review) {
-            let (problem, hurts, since) = self.problem(signal, span);
+            let (problem, hurts, since) = self.problem(signal, span, review);
             let located = problem.localize(&self.params(signal, true));
             for finding in located.findings {
                 let mut mine: Vec<u32> = finding
@@ -364,7 +364,7 @@ impl Engine {
 
     /// What was counted over a span, as a problem for the localizer; the places of its hurt observations; and the
     /// beginning of the span, later than asked for where too much was hurt.
-    fn problem(&self, signal: Signal, span: Nanos) -> (Problem<'_>, Vec<u32>, Nanos) {
+    fn problem(&self, signal: Signal, span: Nanos, with_flows: bool) -> (Problem<'_>, Vec<u32>, Nanos) {
         let from = self.newest.since(span);
         let (mut hurts, since) = self.hurts_since(signal, from, LOCALIZED_MAX, false);
         // Where a single window holds more than can be weighed in time, every so-manieth observation stands for the
@@ -378,7 +378,7 @@ impl Engine {
             rings: &self.rings,
             unknown: self.unknown.as_ref(),
         }];
-        if let Some(flows) = self.flows.as_ref().filter(|_| signal == Signal::Loss) {
+        if let Some(flows) = self.flows.as_ref().filter(|_| with_flows && signal == Signal::Loss) {
             let (resent, since) = self.hurts_since(signal, from, HURT_MAX, true);
             let stride = resent.len().div_ceil(FLOWS_MAX).max(1);
             hurts.extend(resent.into_iter().step_by(stride));
@@ -599,7 +599,7 @@ impl Engine {
             let b = &mut self.background[signal as usize];
             b.resent = Some(localize::Resent { bias, noise: b.resent.map_or(0.0, |r| r.noise) });
         }
-        let (problem, hurts, _) = self.problem(signal, self.config.look_back);
+        let (problem, hurts, _) = self.problem(signal, self.config.look_back, true);
         let norm = signal.norm(&self.config);
         let fresh = Background {
             hazard: norm.background / fabric::MAX_PATH_LINKS as f64,

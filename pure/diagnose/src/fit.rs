@@ -150,9 +150,7 @@ impl<'p> Fit<'p> {
     fn shrunk_noise(&self, origin: Origin, bursts: f64) -> f64 {
         let (floor, known, observations) = match origin {
             Origin::Counted => (self.params.noise_min, self.params.noise, self.problem.observations),
-            Origin::Resent => {
-                (RESENT_NOISE_MIN, self.params.resent_noise, self.problem.resent_observations)
-            }
+            Origin::Resent => (RESENT_NOISE_MIN, self.params.resent_noise, self.problem.resent_observations),
         };
         let (weight, prior) = known.map_or((0.1, floor), |e| (KNOWN_WEIGHT, e.max(floor)));
         ((bursts + weight) / (observations + weight / prior)).clamp(floor, 0.9)

@@ -24,7 +24,12 @@ pub(crate) struct Flows {
 impl Flows {
     pub(crate) fn new(links: usize, begun: Nanos) -> Self {
         Flows {
-            begun, rings: Rings::new(links), unknown: None, packets: Moments::new(), exposure: Moments::new() }
+            begun,
+            rings: Rings::new(links),
+            unknown: None,
+            packets: Moments::new(),
+            exposure: Moments::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, at: Nanos, packets: u64, exposure: u64) {

@@ -181,7 +181,9 @@ impl Places {
         let since = since.max(now.since(SPAN));
         let h = habit(counter);
         let (events, of, seconds) = s.sum(since, now);
-        let learned = self.usual.get(&counter).copied().unwrap_or_default();
+        // A storm is everywhere; what every port suffers from is not usual for that.
+        let absolute = matches!(counter, Counter::PauseSent | Counter::PauseReceived | Counter::PausedTime);
+        let learned = self.usual.get(&counter).copied().filter(|_| !absolute).unwrap_or_default();
         let usual = if of > 0.0 { learned.0.max(h.share) } else { learned.1.max(h.per_second) };
         let most = SPREAD * usual;
         let rate = events / if of > 0.0 { of } else { seconds };

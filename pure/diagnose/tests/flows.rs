@@ -51,19 +51,29 @@ fn said(f: &Fabric, all: &[(f64, Verdict)]) -> Vec<String> {
 /// A lossy link between leaf and spine is named, or its class, by flows alone.
 #[test]
 fn a_lossy_link_is_named_by_flows_alone() {
+    by_flows_alone(2, &[(0, 0.01), (1, 0.05)], 32.0);
+}
+
+/// The same at length.
+#[test]
+#[ignore = "minutes; run with --ignored"]
+fn lossy_links_are_named_by_flows_alone() {
+    by_flows_alone(12, &[(0, 0.01), (1, 0.05), (1, 0.01), (0, 0.2)], 80.0);
+}
+
+fn by_flows_alone(seeds: u32, faults: &[(u32, f64)], until: f64) {
     for (size, leaves, per_leaf) in [(16, 4, 4), (64, 8, 8)] {
         let f = fabric(2, leaves, 4, per_leaf);
         let (mut right, mut took) = (0, Vec::new());
-        let seeds = if size == 16 { 6 } else { 3 };
         for seed in 0..seeds {
-            for (way, p) in [(0, 0.01), (1, 0.05)] {
+            for &(way, p) in faults {
                 let l = f.trunk_link(PlaneId((seed % 2) as u8), 1 + seed % 3, seed % 4, 0);
                 let l = if way == 1 { l.reverse() } else { l };
                 let mut w = World::new(f.clone(), u64::from(seed) + 500);
                 w.probes = false;
                 w.flows = Some(USUAL);
                 w.faults.push(Fault::on([l], Illness::Loss(p), 20, 999));
-                let all = opened(&mut w, 50.0);
+                let all = opened(&mut w, until);
                 assert!(all.iter().all(|(at, v)| *at > 20.0 && names(v, l)), "{:?}", said(&f, &all));
                 right += usize::from(all.len() == 1);
                 took.extend(all.first().map(|o| o.0 - 20.0));
@@ -73,22 +83,35 @@ fn a_lossy_link_is_named_by_flows_alone() {
             }
         }
         took.sort_by(f64::total_cmp);
-        println!("{size} hosts: {right} of {} named, after {took:.1?} s", 2 * seeds);
-        assert_eq!(right, 2 * seeds as usize);
+        let runs = seeds as usize * faults.len();
+        println!("{size} hosts: {right} of {runs} named, after {took:.1?} s");
+        assert_eq!(right, runs);
     }
 }
 
 /// Flows always send something again, and some hosts more than others; that is nobody's fault.
 #[test]
 fn flows_that_send_again_for_nothing_accuse_nobody() {
+    accuse_nobody(31..32, 50.0);
+}
+
+/// The same at length.
+#[test]
+#[ignore = "minutes; run with --ignored"]
+fn flows_accuse_nobody_for_long() {
+    accuse_nobody(31..35, 600.0);
+}
+
+fn accuse_nobody(seeds: std::ops::Range<u64>, until: f64) {
     let f = fabric(2, 4, 4, 4);
-    for (seed, spurious, bursts) in [(31, 2e-5, 0.0), (32, 2e-4, 0.002), (33, 2e-3, 0.02)] {
+    let noises = [(2e-5, 0.0), (2e-4, 0.002), (2e-3, 0.02)];
+    for (seed, (spurious, bursts)) in seeds.flat_map(|s| noises.map(|n| (s, n))) {
         for probes in [false, true] {
             let mut w = World::new(f.clone(), seed);
             w.probes = probes;
             w.background = 1e-6;
             w.flows = Some(Passive { per_nic: 10, spurious, bursts });
-            let all = opened(&mut w, 180.0);
+            let all = opened(&mut w, until);
             assert!(all.is_empty(), "seed {seed}, probes {probes}: {:?}", said(&f, &all));
         }
     }
@@ -105,7 +128,7 @@ fn flows_beside_probes_take_nothing_away() {
             let mut w = World::new(f.clone(), seed);
             w.flows = flows.then_some(USUAL);
             w.faults.push(Fault::on([l], Illness::Loss(p), 20, 999));
-            let all = opened(&mut w, 80.0);
+            let all = opened(&mut w, 45.0);
             let last = all.last().cloned().unwrap();
             println!("{p} flows {flows}: {:?}", said(&f, &all));
             assert!(all.len() == 1 && last.1.component == Component::Link(l), "{:?}", said(&f, &all));
