@@ -323,7 +323,7 @@ fn every_row_with_counters() {
             links: both,
             illness: Some(Illness::Loss(0.3)),
             counts: |f, at, _| {
-                let now_and_then = u64::from((2.0 * at) as u64 % 6 == 0);
+                let now_and_then = u64::from(((2.0 * at) as u64).is_multiple_of(6));
                 only(f, at, Counter::CarrierLost, Component::Nic(the_nic(f)), now_and_then, 0)
             },
             component: |f| Component::Link(the_up(f)),

@@ -32,7 +32,7 @@ fn run(seed: u64) -> Run {
     let begin = 12;
     let victim = HostId(dice.below(16));
     let mut out = Run { what: String::new(), host: None, links: Vec::new(), said: None };
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         let share = 0.25 + 0.7 * dice.unit();
         let shape = match dice.below(4) {
             0 => Stall::Hog(share),

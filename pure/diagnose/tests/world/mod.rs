@@ -367,7 +367,7 @@ impl World {
                 self.silent[h as usize] += 1;
                 continue;
             }
-            self.silent[h as usize] = 0;
+            let woke_ns = u64::from(std::mem::take(&mut self.silent[h as usize])) * self.window.0;
             let mut asked = vec![(0u64, 0u64); f.shape.hosts as usize];
             for plane in 0..f.shape.planes {
                 let from = f.nic(PlaneId(plane as u8), host, 0).unwrap();
@@ -507,9 +507,13 @@ impl World {
                     epoch: f.epoch,
                     component: Component::Host(host),
                     counter: Counter::SenderStall,
-                    delta: if stalled { 30 } else { held.max(u64::from(self.random.unit() < 0.02)) },
+                    delta: if stalled {
+                        30
+                    } else {
+                        held.max(u64::from(self.random.unit() < 0.02 || woke_ns > 0))
+                    },
                     of: 100,
-                    size_ns: if stalled { 40_000_000 } else { 1_000_000 },
+                    size_ns: if stalled { 40_000_000 } else { woke_ns.max(1_000_000) },
                 }),
             );
             if damaged_at[h as usize] > 0 {
