@@ -17,9 +17,10 @@ impl Engine {
         let component = Component::Host(host);
         let links: Vec<LinkId> = self.device_links(component);
         let found = self.claimed(|t: &Tracked| {
-            t.verdict.component == component
+            let other = matches!(t.verdict.kind, FaultKind::PfcStorm | FaultKind::Wearing);
+            (t.verdict.component == component && !other)
                 || (t.open()
-                    && t.verdict.kind != FaultKind::PfcStorm
+                    && !other
                     && !t.verdict.links.is_empty()
                     && t.verdict.links.iter().all(|l| links.binary_search(l).is_ok()))
         });

@@ -232,6 +232,10 @@ impl Engine {
     fn hush(&mut self, kind: FaultKind, place: Component) {
         let waiting = self.waiting_links();
         let now = self.now;
+        let mine = |v: &crate::verdict::Verdict| v.kind == kind && v.component == place;
+        let begun = self.tracked.iter().find(|t| t.open() && mine(&t.verdict)).map(|t| t.verdict.first_seen);
+        // What began well before the storm is a fault of its own.
+        let begun = begun.unwrap_or(now).since(RECENT);
         let mut over = Vec::new();
         for t in &mut self.tracked {
             let v = &mut t.verdict;
@@ -244,7 +248,7 @@ impl Engine {
                     | FaultKind::Loss
             );
             let inside = v.links.iter().all(|l| waiting.binary_search(l).is_ok());
-            if v.closed_at.is_none() && waits && inside && !(v.kind == kind && v.component == place) {
+            if v.closed_at.is_none() && waits && inside && v.first_seen >= begun {
                 v.closed_at = Some(now);
                 over.push(v.clone());
             }

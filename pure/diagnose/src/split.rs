@@ -30,7 +30,13 @@ const SAYS_MIN: f64 = 3.0;
 /// What counters say that are reported and count nothing where they should, nats.
 const SILENT_NATS: f64 = -1.5;
 /// One port of several is hurt and the others are well: a host that is short of something rarely is so on one port.
-const ONE_PORT_NATS: f64 = -2.0;
+const ONE_PORT_NATS: f64 = -4.0;
+/// Most that a processor's being busy says, nats: busy hosts are not late.
+const BUSY_NATS: f64 = 2.0;
+/// Share of what is hurt that a host's lateness must come up to, to be its cause.
+const EXPLAINED_MIN: f64 = 0.3;
+/// Most that lateness says of packets that are lost, nats: they may be lost elsewhere while the host is late.
+const LATE_NATS: f64 = 5.0;
 /// Distinct hosts whose own traffic is hurt in one window: many at once.
 const INCAST_SENDERS_MIN: usize = 4;
 /// Hurt observations looked through for senders, the newest.
@@ -58,6 +64,32 @@ struct Says {
 }
 
 impl Says {
+    /// Leaves what a host's counters can have done to packets of which a share `rate` was late, or was lost. Lateness
+    /// explains packets that are late, as far as there is as much of it; lost packets are counted where they are lost,
+    /// and lateness stands in for that only where nobody counts.
+    fn must_explain(&mut self, late: bool, rate: f64, nic_counts: bool) {
+        const DIRECT: [Counter; 3] = [Counter::SocketDrop, Counter::HostQueueDrop, Counter::NicOverrun];
+        const LATENESS: [Counter; 2] = [Counter::SoftirqLate, Counter::RunQueueLate];
+        let counts = nic_counts || self.items.iter().any(|i| DIRECT.contains(&i.1));
+        let mut nats = f64::min(self.of(Counter::CpuPressure).1, BUSY_NATS);
+        for counter in LATENESS {
+            let share = self.items.iter().filter(|i| i.1 == counter).map(|i| i.2.rate).fold(0.0, f64::max);
+            if share >= EXPLAINED_MIN * rate {
+                nats += self.of(counter).1;
+            }
+        }
+        let direct: f64 = DIRECT.iter().map(|&c| self.of(c).1).sum();
+        if !late {
+            nats = if direct >= SAYS_MIN {
+                nats
+            } else if counts {
+                0.0
+            } else {
+                nats.min(LATE_NATS)
+            };
+        }
+        self.nats = nats + direct;
+    }
     fn clean(&self) -> bool {
         self.reported && self.nats < 1.0
     }
@@ -120,6 +152,7 @@ impl Engine {
         let Some(t) = self.tracked.get(at) else { return };
         let located = t.located.clone();
         let links = t.verdict.links.clone();
+        let rate = t.verdict.rate;
         let since = t.since.max(self.newest.since(SPAN)).since(BEFORE);
         let around = self.around(&links);
         let damage = self.says(&around, &DAMAGE, since);
@@ -139,21 +172,23 @@ impl Engine {
         let mut alternatives = located.alternatives.clone();
         let mut confidence = located.confidence;
         let mut lists: Vec<(&Says, f64)> = Vec::new();
-        let (host_says, nic_says) = match host {
+        let (mut host_says, nic_says) = match host {
             Some(h) => self.host_and_nic(h, port, since),
             None => (Says::default(), Says::default()),
         };
+        let late = matches!(located.kind, FaultKind::Delay | FaultKind::Congestion | FaultKind::Reorder);
+        host_says.must_explain(late, rate, nic_says.reported);
         let stalled = host.is_some() && host_says.nats >= SAYS_MIN;
         let mut named_host = matches!(component, Component::Host(_)) && stalled;
         if let Some(p) = port {
-            let ranked = self.ranked(p, located.component, [&damage, &nic_says, &host_says]);
-            if damage.reported || nic_says.reported || host_says.reported {
+            let ranked = self.ranked(p, located.component, [&damage, &queue, &nic_says, &host_says]);
+            if damage.reported || queue.reported || nic_says.reported || host_says.reported {
                 let best = ranked.first().map_or(0.0, |r| r.0);
                 let all: f64 = ranked.iter().map(|r| exp(r.0 - best)).sum();
                 let alike = |r: &&(f64, Component)| best - r.0 < ALIKE_NATS;
                 let named: Vec<Component> = ranked.iter().filter(alike).map(|r| r.1).collect();
                 // Only what counters say for something renames; silence alone shortens the list.
-                let says = [&damage, &nic_says, &host_says].iter().any(|s| s.nats >= SAYS_MIN);
+                let says = [&damage, &queue, &nic_says, &host_says].iter().any(|s| s.nats >= SAYS_MIN);
                 if says && let Some(&first) = named.first() {
                     component = first;
                     named_host = matches!(first, Component::Host(_));
@@ -237,9 +272,9 @@ impl Engine {
     }
 
     /// The cable, the NIC and the host behind a hurt port, by what counters say, best first.
-    fn ranked(&self, p: Port, located: Component, says: [&Says; 3]) -> Vec<(f64, Component)> {
+    fn ranked(&self, p: Port, located: Component, says: [&Says; 4]) -> Vec<(f64, Component)> {
         let up = self.fabric.access_link(p.nic);
-        let [damage, nic, host] = says;
+        let [damage, queue, nic, host] = says;
         // Where paths blame both directions the cable goes by the one that its ports complain about.
         let cable = match located {
             Component::Link(l) => l,
@@ -251,10 +286,16 @@ impl Engine {
                 if hits(up.reverse()) > hits(up) { up.reverse() } else { up }
             }
         };
+        let at_links = |c: Counter| {
+            let here = queue.items.iter().filter(|i| i.1 == c && matches!(i.0, Component::Link(_)));
+            here.map(|i| i.2.nats).fold(0.0, f64::max)
+        };
+        let queued: f64 = QUEUE.iter().map(|&c| at_links(c)).sum();
         let several = self.fabric.shape.planes * self.fabric.shape.rails > 1;
         let sum = |s: &Says| if s.clean() { SILENT_NATS } else { s.nats };
         let mut out = alloc::vec![
-            (sum(damage), Component::Link(cable)),
+            // A port that has no room explains what is lost in front of it as well as damage on the cable does.
+            (f64::max(sum(damage), queued), Component::Link(cable)),
             (sum(nic), Component::Nic(p.nic)),
             (sum(host) + if several { ONE_PORT_NATS } else { 0.0 }, Component::Host(p.host)),
         ];
@@ -282,7 +323,9 @@ impl Engine {
         let damaged = error_nats >= SAYS_MIN && errors >= drops;
         match kind {
             Loss | Congestion if damaged => Corruption,
-            Loss | Delay | EcnMarking if queue.nats >= SAYS_MIN => Congestion,
+            Loss | Delay if queue.nats >= SAYS_MIN => Congestion,
+            // That the queue marked is what marks say already; that it grew or lost is more.
+            EcnMarking if queue.nats - queue.of(Counter::QueueMarked).1 >= SAYS_MIN => Congestion,
             k => k,
         }
     }

@@ -318,6 +318,22 @@ fn every_row_with_counters() {
             not: Some(|_| Component::Host(HostId(5))),
         },
         Counted {
+            row: "a busy host behind a cable that damages frames",
+            planes: 1,
+            links: down,
+            illness: thin,
+            counts: |f, at, _| {
+                let mut all = only(f, at, Counter::CpuPressure, Component::Host(HostId(5)), 480_000, 500_000);
+                all.extend(only(f, at, Counter::RunQueueLate, Component::Host(HostId(5)), 100, 500));
+                all.extend(only(f, at, Counter::FrameError, Component::Link(the_down(f)), 200, 10_000));
+                all
+            },
+            component: |f| Component::Link(the_down(f)),
+            kind: FaultKind::Corruption,
+            by: Counter::FrameError,
+            not: Some(|_| Component::Host(HostId(5))),
+        },
+        Counted {
             row: "a carrier that is lost again and again",
             planes: 2,
             links: both,

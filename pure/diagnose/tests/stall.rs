@@ -26,10 +26,10 @@ fn run(seed: u64) -> Run {
     let mut w = World::new(f.clone(), seed + 9_000);
     // Some hosts have no sensors besides their agents' own clocks.
     w.sensors = dice.unit() < 0.7;
-    w.slots = 8;
+    w.slots = 6;
     w.background = 1e-6;
     w.bursts = 0.001;
-    let begin = 12;
+    let begin = 8;
     let victim = HostId(dice.below(16));
     let mut out = Run { what: String::new(), host: None, links: Vec::new(), said: None };
     if seed.is_multiple_of(2) {
@@ -78,11 +78,14 @@ fn run(seed: u64) -> Run {
         out.what = format!("{illness:?}");
         out.links = links.iter().flat_map(|l| [*l, l.reverse()]).collect();
         w.faults.push(Fault::on(links, illness, begin, 999));
+        // A host may be busy while its port is ill.
+        w.busy = (dice.unit() < 0.3).then_some(victim);
     }
-    out.what = format!("{} planes {planes} sensors {}", out.what, w.sensors);
+    let busy = if w.busy.is_some() { "busy " } else { "" };
+    out.what = format!("{busy}{} planes {planes} sensors {}", out.what, w.sensors);
     let mut e = engine(&f);
     let mut said: BTreeMap<u64, Verdict> = BTreeMap::new();
-    for (at, event) in w.run(&mut e, begin as f64 + 25.0) {
+    for (at, event) in w.run(&mut e, begin as f64 + 18.0) {
         let over = matches!(event, Event::Closed(_)) && at > begin as f64;
         let v = event.verdict();
         // One that closed was taken back, or healed between two spells; what it said last counts all the same.

@@ -168,6 +168,8 @@ pub struct World {
     pub stalled: Vec<(HostId, Nanos, Nanos)>,
     /// Hosts in trouble.
     pub troubles: Vec<Trouble>,
+    /// A host whose processors are busy with something that does not keep its packets waiting.
+    pub busy: Option<HostId>,
     /// Whether hosts report sensors besides what their agents always count.
     pub sensors: bool,
     /// Windows each host has not been heard of.
@@ -208,6 +210,7 @@ impl World {
         World {
             troubles: Vec::new(),
             sensors: false,
+            busy: None,
             silent: vec![0; fabric.shape.hosts as usize],
             fabric,
             random: Random(seed),
@@ -561,10 +564,11 @@ impl World {
                 let share = |w: &mut World, p: f64, of: u32| u64::from(w.random.binomial(of, p.min(1.0)));
                 let late = share(self, 0.002 + m.late, 1_000);
                 tell(host, Counter::SoftirqLate, late, 1_000);
-                let queued = share(self, 0.005 + m.held, 500);
+                let busy = f64::from(u8::from(self.busy == Some(HostId(h))));
+                let queued = share(self, 0.005 + m.held + 0.1 * busy, 500);
                 tell(host, Counter::RunQueueLate, queued, 500);
-                let pressure =
-                    ((0.02 + 0.9 * m.held.max(m.late)).min(1.0) * self.window.0 as f64 / 1e3) as u64;
+                let pressure = ((0.02 + 0.9 * m.held.max(m.late).max(busy)).min(1.0) * self.window.0 as f64
+                    / 1e3) as u64;
                 tell(host, Counter::CpuPressure, pressure, self.window.0 / 1_000);
                 tell(host, Counter::SocketDrop, socket_drops[h as usize], 20_000);
             }
