@@ -15,6 +15,7 @@
 use crate::engine::Engine;
 use crate::measure::ALIKE_NATS;
 use crate::places::Excess;
+use crate::signal::Signal;
 use crate::verdict::{Counted, Evidence, FaultKind};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -67,7 +68,7 @@ impl Says {
     /// Leaves what a host's counters can have done to packets of which a share `rate` was late, or was lost. Lateness
     /// explains packets that are late, as far as there is as much of it; lost packets are counted where they are lost,
     /// and lateness stands in for that only where nobody counts.
-    fn must_explain(&mut self, late: bool, rate: f64, nic_counts: bool) {
+    fn must_explain(&mut self, late: bool, loses: bool, rate: f64, nic_counts: bool) {
         const DIRECT: [Counter; 3] = [Counter::SocketDrop, Counter::HostQueueDrop, Counter::NicOverrun];
         const LATENESS: [Counter; 2] = [Counter::SoftirqLate, Counter::RunQueueLate];
         let counts = nic_counts || self.items.iter().any(|i| DIRECT.contains(&i.1));
@@ -79,13 +80,11 @@ impl Says {
             }
         }
         let direct: f64 = DIRECT.iter().map(|&c| self.of(c).1).sum();
-        if !late {
-            nats = if direct >= SAYS_MIN {
-                nats
-            } else if counts {
-                0.0
-            } else {
-                nats.min(LATE_NATS)
+        if loses && direct < SAYS_MIN {
+            nats = match (counts, late) {
+                (true, _) => 0.0,
+                (false, true) => nats,
+                (false, false) => nats.min(LATE_NATS),
             };
         }
         self.nats = nats + direct;
@@ -152,7 +151,10 @@ impl Engine {
         let Some(t) = self.tracked.get(at) else { return };
         let located = t.located.clone();
         let links = t.verdict.links.clone();
-        let rate = t.verdict.rate;
+        // How much is late, and whether anything is lost besides.
+        let late_share = t.parts[Signal::Delay as usize].map(|p| p.rate);
+        let loses = t.parts[Signal::Loss as usize].is_some();
+        let rate = late_share.unwrap_or(t.verdict.rate);
         let since = t.since.max(self.newest.since(SPAN)).since(BEFORE);
         let around = self.around(&links);
         let damage = self.says(&around, &DAMAGE, since);
@@ -177,7 +179,7 @@ impl Engine {
             None => (Says::default(), Says::default()),
         };
         let late = matches!(located.kind, FaultKind::Delay | FaultKind::Congestion | FaultKind::Reorder);
-        host_says.must_explain(late, rate, nic_says.reported);
+        host_says.must_explain(late, loses || !late, rate, nic_says.reported);
         let stalled = host.is_some() && host_says.nats >= SAYS_MIN;
         let mut named_host = matches!(component, Component::Host(_)) && stalled;
         if let Some(p) = port {

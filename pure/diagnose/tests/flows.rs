@@ -58,7 +58,7 @@ fn a_lossy_link_is_named_by_flows_alone() {
 #[test]
 #[ignore = "minutes; run with --ignored"]
 fn lossy_links_are_named_by_flows_alone() {
-    by_flows_alone(12, &[(0, 0.01), (1, 0.05), (1, 0.01), (0, 0.2)], 80.0);
+    by_flows_alone(6, &[(0, 0.01), (1, 0.05), (1, 0.01), (0, 0.2)], 40.0);
 }
 
 fn by_flows_alone(seeds: u32, faults: &[(u32, f64)], until: f64) {
@@ -99,7 +99,7 @@ fn flows_that_send_again_for_nothing_accuse_nobody() {
 #[test]
 #[ignore = "minutes; run with --ignored"]
 fn flows_accuse_nobody_for_long() {
-    accuse_nobody(31..35, 600.0);
+    accuse_nobody(31..33, 300.0);
 }
 
 fn accuse_nobody(seeds: std::ops::Range<u64>, until: f64) {
