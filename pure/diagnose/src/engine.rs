@@ -3,11 +3,15 @@
 //! How: see the crate's page. The five verbs of the house, with `poll_event` as the only output.
 
 use crate::config::Config;
+use crate::fan::{Fan, Fans};
+use crate::flows::Flows;
 use crate::health::{LinkHealth, PathHealth};
 use crate::hosts::Hosts;
+use crate::localize::Resent;
 use crate::map::Components;
 use crate::moments::Moments;
 use crate::outcome::{Counters, Outcome, Reason};
+use crate::places::Places;
 use crate::ring::{Rings, word};
 use crate::signal::Signal;
 use crate::track::Tracked;
@@ -18,7 +22,7 @@ use alloc::vec::Vec;
 use fabric::Fabric;
 use wire::{
     Component, ComponentObservation, Counter, HostId, Known, Leg, LinkId, Nanos, PathId, PathObservation,
-    PathRef,
+    PathRef, Source,
 };
 
 /// Clocks of producers may be this far ahead of `now`.
@@ -43,16 +47,20 @@ pub(crate) struct Background {
     pub(crate) hazard: f64,
     /// Share of observations hurt at an end.
     pub(crate) noise: f64,
+    /// What is peculiar to flows, once any were seen.
+    pub(crate) resent: Option<Resent>,
 }
 
 /// An observation in which something was hurt, and the links it crossed.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Kept {
     pub(crate) o: PathObservation,
     links: [LinkId; Kept::LINKS],
     len: u8,
     /// Whether its path is known; otherwise the links are those of one path of many.
     pub(crate) known: bool,
+    /// The paths it may have taken, where it went one way and which is not known.
+    pub(crate) fan: Option<Arc<Fan>>,
     /// Belongs to a fault that is over: no evidence for anything new.
     pub(crate) explained: bool,
 }
@@ -67,6 +75,11 @@ impl Kept {
             *at = l;
             self.len += 1;
         }
+    }
+
+    /// Whether a flow counted it, by what it sent again.
+    pub(crate) fn resent(&self) -> bool {
+        self.o.source == Source::Flow
     }
 
     /// The links it crossed, if they are known.
@@ -90,8 +103,11 @@ pub struct Engine {
     pub(crate) counters: Counters,
     /// What crossed each link.
     pub(crate) rings: Rings,
-    /// What crossed each leaf upwards and downwards on paths that are not known; made when first needed.
+    /// What crossed each leaf upwards and downwards on paths that are not known, by size; made when first needed.
     pub(crate) unknown: Option<Rings>,
+    /// The same counts of what flows say; made when the first one speaks.
+    pub(crate) flows: Option<Flows>,
+    fans: Fans,
     pub(crate) moments: Moments,
     /// Observations in which anything was hurt, in the order they came.
     pub(crate) hurt: VecDeque<Kept>,
@@ -99,6 +115,7 @@ pub struct Engine {
     pub(crate) fresh: usize,
     pub(crate) background: [Background; 4],
     pub(crate) hosts: Hosts,
+    pub(crate) places: Places,
     pub(crate) tracked: Vec<Tracked>,
     /// When verdicts closed, and their links, sorted: what was hurt there before may still be on its way.
     pub(crate) closed: VecDeque<(Nanos, Vec<LinkId>)>,
@@ -127,7 +144,11 @@ impl Engine {
     pub fn new(fabric: Arc<Fabric>, config: Config) -> Engine {
         let background = Signal::ALL.map(|s| {
             let norm = s.norm(&config);
-            Background { hazard: norm.background / fabric::MAX_PATH_LINKS as f64, noise: norm.noise }
+            Background {
+                hazard: norm.background / fabric::MAX_PATH_LINKS as f64,
+                noise: norm.noise,
+                resent: None,
+            }
         });
         Engine {
             away: alloc::vec![Vec::new(); fabric.shape.hosts as usize],
@@ -135,10 +156,13 @@ impl Engine {
             components: Components::new(&fabric),
             rings: Rings::new(fabric.link_bound() as usize),
             hosts: Hosts::new(),
+            places: Places::new(),
             fabric,
             config,
             counters: Counters::default(),
             unknown: None,
+            flows: None,
+            fans: Fans::default(),
             moments: Moments::new(),
             hurt: VecDeque::new(),
             fresh: 0,
@@ -210,9 +234,14 @@ impl Engine {
             let Some(leg) = leg else { break };
             crossed += links.len() as u64;
             known &= leg.known != Known::Mixture;
-            self.count(within, word(o.sent), *leg, links);
+            self.count(within, o, *leg, links);
         }
-        self.moments.add(within, crossed * u64::from(o.sent));
+        let exposure = crossed * u64::from(o.sent);
+        if o.source == Source::Flow {
+            self.flows_mut(within).add(within, u64::from(o.sent), exposure);
+        } else {
+            self.moments.add(within, exposure);
+        }
         self.counters.paths += 1;
         self.counters.packets += u64::from(o.sent);
         if end > self.newest + BLIND {
@@ -221,7 +250,12 @@ impl Engine {
         self.newest = self.newest.max(end);
         self.begun.get_or_insert(end);
         if o.lost > 0 || o.reordered > 0 || o.ecn_marked > 0 || o.delay.is_some_and(|d| d.over > 0) {
-            let mut kept = Kept { o: *o, links: [LinkId(0); Kept::LINKS], len: 0, known, explained: false };
+            let fan = match o.path {
+                PathRef::OneWay(leg) if !known => self.fans.of(&self.fabric, leg.path),
+                _ => None,
+            };
+            let mut kept =
+                Kept { o: *o, links: [LinkId(0); Kept::LINKS], len: 0, known, fan, explained: false };
             for &l in paths.iter().flat_map(|p| p.iter()) {
                 kept.push(l);
             }
@@ -287,7 +321,7 @@ impl Engine {
     }
 
     /// The links of a leg; of one that is not known, those it has in any case come first and last.
-    fn links_of(&self, leg: Leg) -> Option<fabric::PathLinks> {
+    pub(crate) fn links_of(&self, leg: Leg) -> Option<fabric::PathLinks> {
         if leg.known != Known::Mixture {
             return self.fabric.path_links(leg.path);
         }
@@ -295,27 +329,41 @@ impl Engine {
         self.fabric.paths(from, to).next().and_then(|p| self.fabric.path_links(p))
     }
 
+    fn flows_mut(&mut self, at: Nanos) -> &mut Flows {
+        let links = self.fabric.link_bound() as usize;
+        self.flows.get_or_insert_with(|| Flows::new(links, at))
+    }
+
     #[inline]
-    fn count(&mut self, end: Nanos, add: u64, leg: Leg, links: &[LinkId]) {
-        let slot = self.rings.slot(end);
+    fn count(&mut self, end: Nanos, o: &PathObservation, leg: Leg, links: &[LinkId]) {
+        let add = word(o.sent);
+        let leaves = self.fabric.shape.planes * self.fabric.shape.leaves;
+        let mixture = leg.known == Known::Mixture && links.len() >= fabric::MAX_PATH_LINKS;
+        if o.source == Source::Flow {
+            self.flows_mut(end);
+        }
+        let (rings, unknown) = match &mut self.flows {
+            Some(f) if o.source == Source::Flow => (&mut f.rings, &mut f.unknown),
+            _ => (&mut self.rings, &mut self.unknown),
+        };
+        let slot = rings.slot(end);
         let mut one = |l: LinkId| {
             if let Some(c) = slot.get_mut(l.index()) {
                 *c = c.wrapping_add(add);
             }
         };
-        if leg.known != Known::Mixture || links.len() < fabric::MAX_PATH_LINKS {
+        if !mixture {
             links.iter().for_each(|&l| one(l));
             return;
         }
         let (Some(&first), Some(&last)) = (links.first(), links.last()) else { return };
         one(first);
         one(last);
-        let leaves = self.fabric.shape.planes * self.fabric.shape.leaves;
-        let rings = self.unknown.get_or_insert_with(|| Rings::new(2 * leaves as usize));
+        let rings = unknown.get_or_insert_with(|| Rings::new(2 * leaves as usize * SIZES));
         let slot = rings.slot(end);
         for (link, down) in [(first, 0), (last, 1)] {
             if let Some(leaf) = leaf_of(&self.fabric, link)
-                && let Some(c) = slot.get_mut(2 * leaf as usize + down)
+                && let Some(c) = slot.get_mut(unknown_at(leaf, down, o.sent))
             {
                 *c = c.wrapping_add(add);
             }
@@ -366,6 +414,7 @@ impl Engine {
             return Outcome::Accepted;
         }
         self.hosts.take(&self.fabric, o);
+        self.places.take(o);
         if self.next_evaluation.is_none() {
             self.next_evaluation = Some(self.now + self.config.evaluate_every);
         }
@@ -457,6 +506,16 @@ impl Engine {
         }
     }
 }
+
+/// Where traffic on unknown paths is counted, by the leaf it left or came to and by its size: two octaves a class, so
+/// that a thousand short flows and a long one are not taken for a thousand and one of the mean length.
+pub(crate) fn unknown_at(leaf: u32, down: u32, sent: u32) -> usize {
+    let size = (sent.max(1).ilog2() / 2).min(SIZES as u32 - 1);
+    (2 * leaf + down) as usize * SIZES + size as usize
+}
+
+/// Classes of size.
+pub(crate) const SIZES: usize = 8;
 
 /// The leaf a NIC's cable is on, numbered over all planes.
 pub(crate) fn leaf_of(fabric: &Fabric, access: LinkId) -> Option<u32> {

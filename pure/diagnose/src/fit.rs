@@ -5,7 +5,7 @@
 //! from the named components. See [`crate::localize`] for the search on top and [`crate::likelihood`] for the law.
 
 use crate::likelihood::{HAZARD_MAX, binomial, burst_prior, hazard_of};
-use crate::localize::{NO_CLASS, Params, Problem};
+use crate::localize::{Crossing, NO_CLASS, Origin, Params, Problem};
 use crate::noise::Noise;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -38,6 +38,11 @@ const CHANCE_MAX: usize = 256;
 const BURST_PRIOR_WEIGHT: f64 = 8.0;
 /// Weight of a background or noise known from before, in losses or bursts.
 const KNOWN_WEIGHT: f64 = 30.0;
+/// Share of packets sent again for nothing, and of flows hurt at an end, before any were seen: healthy data centers
+/// resend about one segment in ten thousand.
+const BIAS_MIN: f64 = 1e-5;
+const BIAS_PRIOR: f64 = 1e-4;
+const RESENT_NOISE_MIN: f64 = 1e-4;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Fit<'p> {
@@ -54,9 +59,12 @@ pub(crate) struct Fit<'p> {
     /// Likelihood of each hurt observation.
     pub(crate) likelihood: Vec<f64>,
     /// Share of observations hurt at an end: common, and of each class.
-    pub(crate) noise: f64,
+    /// Both by [`Origin`].
+    pub(crate) noise: [f64; 2],
     pub(crate) classes: Noise,
-    burst: Vec<f64>,
+    burst: [Vec<f64>; 2],
+    /// Hazard of a packet of [`Origin::Resent`] that no link has.
+    pub(crate) bias: f64,
     /// Probability of each hurt observation, given that there was a burst.
     burst_likelihood: Vec<f64>,
     /// Hazard of a link that is not named.
@@ -112,18 +120,22 @@ impl<'p> Fit<'p> {
             path_dead: vec![0.0; paths_len],
             path_likelihood: vec![0.0; paths_len],
             likelihood: vec![0.0; problem.hurt.len()],
-            noise: params.noise_min,
+            noise: [params.noise_min, params.resent_noise.unwrap_or(RESENT_NOISE_MIN)],
             classes: Noise::new(problem.classes.len(), &of),
-            burst: (1..=BURST_SIZES).map(|k| burst_prior(k as f64)).collect(),
+            burst: [(); 2].map(|()| (1..=BURST_SIZES).map(|k| burst_prior(k as f64)).collect()),
+            bias: BIAS_PRIOR,
             burst_likelihood: vec![0.0; problem.hurt.len()],
             background: 0.0,
             exposure,
             links_per_path,
             active: Vec::new(),
         };
-        fit.background = fit.shrunk_background(lost, 0.0);
-        let big = problem.hurt.iter().filter(|h| h.lost > 1.0).count() as f64;
-        fit.noise = fit.shrunk_noise(0.5 * big);
+        let resent = |h: &&crate::localize::Hurt| h.origin == Origin::Resent;
+        let lost_resent: f64 = problem.hurt.iter().filter(resent).map(|h| h.lost.min(2.0)).sum();
+        fit.background = fit.shrunk_background(lost - lost_resent, 0.0);
+        let big = |origin| problem.hurt.iter().filter(|h| h.origin == origin && h.lost > 1.0).count() as f64;
+        fit.noise = [Origin::Counted, Origin::Resent].map(|o| fit.shrunk_noise(o, 0.5 * big(o)));
+        fit.bias = fit.shrunk_bias(lost_resent);
         fit.refresh();
         fit
     }
@@ -135,10 +147,37 @@ impl<'p> Fit<'p> {
         ((lost + weight) / ((self.exposure - without).max(0.0) + weight / prior)).max(floor)
     }
 
-    fn shrunk_noise(&self, bursts: f64) -> f64 {
-        let floor = self.params.noise_min;
-        let (weight, prior) = self.params.noise.map_or((0.1, floor), |e| (KNOWN_WEIGHT, e.max(floor)));
-        ((bursts + weight) / (self.problem.observations + weight / prior)).clamp(floor, 0.9)
+    fn shrunk_noise(&self, origin: Origin, bursts: f64) -> f64 {
+        let (floor, known, observations) = match origin {
+            Origin::Counted => (self.params.noise_min, self.params.noise, self.problem.observations),
+            Origin::Resent => (RESENT_NOISE_MIN, self.params.resent_noise, self.problem.resent_observations),
+        };
+        let (weight, prior) = known.map_or((0.1, floor), |e| (KNOWN_WEIGHT, e.max(floor)));
+        ((bursts + weight) / (observations + weight / prior)).clamp(floor, 0.9)
+    }
+
+    fn shrunk_bias(&self, lost: f64) -> f64 {
+        if let Some(known) = self.params.resent_bias {
+            return known.max(BIAS_MIN);
+        }
+        let (weight, prior) = (1.0, BIAS_PRIOR);
+        ((lost + weight) / (self.problem.resent_packets + weight / prior)).max(BIAS_MIN)
+    }
+
+    /// Hazard of a packet that no link has.
+    fn bias_of(&self, origin: Origin) -> f64 {
+        if origin == Origin::Resent { self.bias } else { 0.0 }
+    }
+
+    /// Hazards up to which a component is taken to be healthy, by each account: alike, or with flows that resend more
+    /// than others do.
+    fn healthy_by(&self, most: f64) -> [[f64; 2]; 3] {
+        let healthy = self.healthy().min(most);
+        let resent = (self.params.resent_spread * self.bias).max(healthy).min(most);
+        if self.problem.resent_packets <= 0.0 {
+            return [[healthy; 2]; 3];
+        }
+        [[healthy; 2], [healthy, resent], [healthy, 0.5 * (healthy + resent)]]
     }
 
     pub(crate) fn paths_of(&self, component: u32) -> &[u32] {
@@ -165,7 +204,9 @@ impl<'p> Fit<'p> {
 
     /// Share of the hurt observations that the noise at the ends explains, `0 ..= 1`.
     fn noisiness(&self) -> f64 {
-        (self.noise * self.problem.observations / (self.problem.hurt.len() as f64 + 1.0)).min(1.0)
+        let bursts =
+            self.noise[0] * self.problem.observations + self.noise[1] * self.problem.resent_observations;
+        (bursts / (self.problem.hurt.len() as f64 + 1.0)).min(1.0)
     }
 
     /// The price within one window of time: to compare several names for the same fault, which all came with it.
@@ -180,9 +221,15 @@ impl<'p> Fit<'p> {
 
     /// Loss-free traffic across a component: packets and observations.
     pub(crate) fn crossing(&self, component: u32) -> (f64, f64) {
-        let one = |l: u32| {
-            self.problem.crossing.get(l as usize).map_or((0.0, 0.0), |c| (c.packets, c.observations))
-        };
+        let (counted, resent) = (
+            self.crossing_in(&self.problem.crossing, component),
+            self.crossing_in(&self.problem.resent, component),
+        );
+        (counted.0 + resent.0, counted.1 + resent.1)
+    }
+
+    fn crossing_in(&self, list: &[Crossing], component: u32) -> (f64, f64) {
+        let one = |l: u32| list.get(l as usize).map_or((0.0, 0.0), |c| (c.packets, c.observations));
         match self.problem.map.group_of(component) {
             None => one(component),
             Some(g) => {
@@ -196,14 +243,17 @@ impl<'p> Fit<'p> {
     }
 
     /// Log-likelihood of the loss-free traffic across a component at hazard `more` above what it has unnamed, and
-    /// hazard `dead` of being killed as a whole; against 0 and 0.
-    fn fine(&self, component: u32, more: f64, dead: f64) -> f64 {
-        let (packets, observations) = self.crossing(component);
-        let mut sum = -packets * more - observations * dead;
+    /// hazard `dead` of being killed as a whole; against 0 and 0. Hazards are by each [`Origin`]'s account.
+    fn fine(&self, component: u32, more: [f64; 2], dead: f64) -> f64 {
+        let mut sum = 0.0;
+        for (list, more) in [&self.problem.crossing, &self.problem.resent].into_iter().zip(more) {
+            let (packets, observations) = self.crossing_in(list, component);
+            sum -= packets * more + observations * dead;
+        }
         if !self.problem.perhaps.is_empty() {
             let mut one = |l: u32, share: f64| {
                 for p in self.problem.perhaps.get(l as usize).map_or(&[][..], |v| v) {
-                    let kept = exp(-p.packets * more - dead);
+                    let kept = exp(-p.packets * more[p.origin as usize] - dead);
                     sum += share * p.count * log1p(p.weight * (kept - 1.0));
                 }
             };
@@ -237,8 +287,9 @@ impl<'p> Fit<'p> {
     }
 
     pub(crate) fn noise_of(&self, hurt: usize) -> f64 {
-        let mut e = self.noise;
-        for c in self.problem.hurt[hurt].noise {
+        let h = &self.problem.hurt[hurt];
+        let mut e = self.noise[h.origin as usize];
+        for c in h.noise {
             if c != NO_CLASS {
                 e += self.classes.share.get(c as usize).copied().unwrap_or(0.0);
             }
@@ -247,12 +298,13 @@ impl<'p> Fit<'p> {
     }
 
     /// Share of bursts that are of `k` packets.
-    fn burst_law(&self, k: f64) -> f64 {
-        match self.burst.get(k as usize - 1) {
+    fn burst_law(&self, origin: Origin, k: f64) -> f64 {
+        let burst = &self.burst[origin as usize];
+        match burst.get(k as usize - 1) {
             Some(b) => *b,
             None => {
                 // Beyond the sizes told apart the law keeps the shape of the prior.
-                let tail = self.burst.last().copied().unwrap_or(0.0) / burst_prior(BURST_SIZES as f64);
+                let tail = burst.last().copied().unwrap_or(0.0) / burst_prior(BURST_SIZES as f64);
                 tail.min(1.0) * burst_prior(k)
             }
         }
@@ -264,16 +316,16 @@ impl<'p> Fit<'p> {
     fn bursts_of(&self, i: usize, mut each: impl FnMut(usize, f64)) {
         let h = &self.problem.hurt[i];
         let all = (h.sent + 1.0) / h.sent;
-        let usual = h.sent * self.links_per_path * self.background;
+        let usual = h.sent * (self.links_per_path * self.background + self.bias_of(h.origin));
         if usual < CHANCE_MIN {
-            each(h.lost as usize, self.burst_law(h.lost) * all);
+            each(h.lost as usize, self.burst_law(h.origin, h.lost) * all);
             return;
         }
         // Poisson(0), Poisson(1), … of what is usual
         let mut chance = exp(-usual);
         for rest in 0..(h.lost as usize).min(CHANCE_MAX) {
             let size = h.lost - rest as f64;
-            each(size as usize, self.burst_law(size) * all * chance);
+            each(size as usize, self.burst_law(h.origin, size) * all * chance);
             chance *= usual / (rest as f64 + 1.0);
         }
     }
@@ -291,7 +343,8 @@ impl<'p> Fit<'p> {
     /// Everything that follows from the named components.
     pub(crate) fn refresh(&mut self) {
         for (p, c) in self.problem.paths.iter().enumerate() {
-            self.path_hazard[p] = f64::from(c.count) * self.background;
+            let bias = self.bias_of(self.problem.hurt[c.hurt as usize].origin);
+            self.path_hazard[p] = f64::from(c.count) * self.background + bias;
             self.path_free[p] = f64::from(c.count);
             self.path_dead[p] = 0.0;
         }
@@ -336,7 +389,7 @@ impl<'p> Fit<'p> {
         let fine: f64 = self
             .active
             .iter()
-            .map(|a| self.fine(a.component, a.hazard - self.base(a.component), -log1p(-a.dead)))
+            .map(|a| self.fine(a.component, [a.hazard - self.base(a.component); 2], -log1p(-a.dead)))
             .sum();
         let noise: f64 = self
             .classes
@@ -345,13 +398,17 @@ impl<'p> Fit<'p> {
             .zip(&self.problem.classes)
             .map(|(&e, &n)| n * log1p(-e.min(0.95)))
             .sum();
-        hurt + fine + noise + (self.problem.observations) * log1p(-self.noise)
+        hurt + fine
+            + noise
+            + self.problem.observations * log1p(-self.noise[0])
+            + self.problem.resent_observations * log1p(-self.noise[1])
             - self.exposure * self.background
+            - self.problem.resent_packets * self.bias
     }
 
     /// Log-likelihood change of the hurt observations when component `c` contributes `hazard` more than now and
-    /// kills `dead` more than now.
-    fn hurt_change(&self, component: u32, more: f64, dead: f64) -> f64 {
+    /// kills `dead` more than now; hazards by each [`Origin`]'s account.
+    fn hurt_change(&self, component: u32, more: [f64; 2], dead: f64) -> f64 {
         let mut sum = 0.0;
         let list = self.paths_of(component);
         let mut at = 0;
@@ -359,6 +416,7 @@ impl<'p> Fit<'p> {
             let i = self.problem.paths[list[at] as usize].hurt as usize;
             let h = &self.problem.hurt[i];
             let e = self.noise_of(i);
+            let more = more[h.origin as usize];
             let mut p_new = self.likelihood[i];
             while let Some(&p) = list.get(at) {
                 let p = p as usize;
@@ -423,9 +481,11 @@ impl<'p> Fit<'p> {
         }
         let mut hazard = hazard_of(lost / (lost + kept + packets)).max(2.0 * healthy);
         let mut gain_before = f64::MIN;
-        let at = |hazard: f64| {
-            self.hurt_change(component, hazard - base, 0.0) + self.fine(component, hazard - base, 0.0)
+        let by = |hazards: [f64; 2]| {
+            let more = hazards.map(|h| h - base);
+            self.hurt_change(component, more, 0.0) + self.fine(component, more, 0.0)
         };
+        let at = |hazard: f64| by([hazard; 2]);
         for round in 0..12 {
             let (d, s) = self.charge(component, hazard - base, hazard);
             let (more, _) = self.perhaps_crossed(component, hazard - base, 0.0);
@@ -453,7 +513,14 @@ impl<'p> Fit<'p> {
         if hazard <= healthy {
             return Score::default();
         }
-        Score { gain: gain_before - at(healthy).max(0.0), hazard, dead: 0.0 }
+        let mut nothing = 0.0f64;
+        let nulls = self.healthy_by(hazard);
+        for (i, null) in nulls.iter().enumerate() {
+            if i == 0 || *null != nulls[0] {
+                nothing = nothing.max(by(*null));
+            }
+        }
+        Score { gain: gain_before - nothing, hazard, dead: 0.0 }
     }
 
     fn score_dead(&self, component: u32) -> Score {
@@ -474,7 +541,8 @@ impl<'p> Fit<'p> {
         let (_, perhaps) = self.perhaps_crossed(component, 0.0, 0.0);
         let dead = (deads / (observations + perhaps + hurts)).min(0.99);
         // One nat for having looked twice.
-        let gain = self.hurt_change(component, 0.0, dead) + self.fine(component, 0.0, -log1p(-dead)) - 1.0;
+        let gain =
+            self.hurt_change(component, [0.0; 2], dead) + self.fine(component, [0.0; 2], -log1p(-dead)) - 1.0;
         Score { gain, hazard: self.base(component).max(1e-9), dead }
     }
 
@@ -547,8 +615,9 @@ impl<'p> Fit<'p> {
             }
             // Background and noise.
             let mut lost = 0.0;
-            let mut bursts = 0.0;
-            let mut sizes = [0.0f64; BURST_SIZES];
+            let mut biased = 0.0;
+            let mut bursts = [0.0; 2];
+            let mut sizes = [[0.0f64; BURST_SIZES]; 2];
             let mut class_bursts = vec![0.0; self.classes.share.len()];
             for (i, h) in problem.hurt.iter().enumerate() {
                 let e = self.noise_of(i);
@@ -558,11 +627,13 @@ impl<'p> Fit<'p> {
                     lost += f
                         * h.lost
                         * (self.path_free[p] * self.background / self.path_hazard[p]).clamp(0.0, 1.0);
+                    biased += f * h.lost * (self.bias_of(h.origin) / self.path_hazard[p]).clamp(0.0, 1.0);
                 }
                 let burst = e * self.burst(i) / p_i;
-                bursts += burst * self.noise / e.max(1e-300);
+                let origin = h.origin as usize;
+                bursts[origin] += burst * self.noise[origin] / e.max(1e-300);
                 self.bursts_of(i, |size, p| {
-                    if let Some(s) = sizes.get_mut(size - 1) {
+                    if let Some(s) = sizes[origin].get_mut(size - 1) {
                         *s += e * p / p_i;
                     }
                 });
@@ -573,11 +644,14 @@ impl<'p> Fit<'p> {
                 }
             }
             self.background = self.shrunk_background(lost, without);
-            self.noise = self.shrunk_noise(bursts);
+            self.noise =
+                [self.shrunk_noise(Origin::Counted, bursts[0]), self.shrunk_noise(Origin::Resent, bursts[1])];
+            self.bias = self.shrunk_bias(biased);
             for (c, n) in class_bursts.iter().enumerate() {
                 self.classes.share[c] = (n / problem.classes[c]).min(0.95);
             }
-            self.fit_burst(&sizes);
+            Self::fit_burst(&mut self.burst[0], &sizes[0]);
+            Self::fit_burst(&mut self.burst[1], &sizes[1]);
             if change < 0.01 {
                 break;
             }
@@ -586,14 +660,14 @@ impl<'p> Fit<'p> {
     }
 
     /// The size law of bursts: the scale-free prior, moved towards what was seen.
-    fn fit_burst(&mut self, sizes: &[f64; BURST_SIZES]) {
+    fn fit_burst(law: &mut [f64], sizes: &[f64; BURST_SIZES]) {
         let seen: f64 = sizes.iter().sum();
         // Neighbouring sizes lend each other weight, so that no size stays improbable between two probable ones.
-        for k in 0..BURST_SIZES {
+        for (k, share) in law.iter_mut().enumerate().take(BURST_SIZES) {
             let left = if k > 0 { sizes[k - 1] } else { sizes[k] };
             let right = sizes.get(k + 1).copied().unwrap_or(0.0);
             let smooth = 0.25 * left + 0.5 * sizes[k] + 0.25 * right;
-            self.burst[k] =
+            *share =
                 (smooth + BURST_PRIOR_WEIGHT * burst_prior(k as f64 + 1.0)) / (seen + BURST_PRIOR_WEIGHT);
         }
     }
@@ -601,19 +675,30 @@ impl<'p> Fit<'p> {
     /// What the likelihood loses when a named component goes, all else staying as it is.
     pub(crate) fn loss_without(&self, index: usize) -> f64 {
         let a = self.active[index];
-        let healthy = if self.is_link(a.component) { self.healthy().min(a.hazard) } else { 0.0 };
         let base = self.base(a.component);
-        // The dead share is part of the present likelihoods; removing it is adding its negative.
-        let hurt = self.hurt_change(a.component, healthy - a.hazard, -a.dead);
-        let fine = self.fine(a.component, healthy - base, 0.0)
-            - self.fine(a.component, a.hazard - base, -log1p(-a.dead));
-        -(hurt + fine)
+        let now = self.fine(a.component, [a.hazard - base; 2], -log1p(-a.dead));
+        let mut least = f64::MAX;
+        let nulls = self.healthy_by(a.hazard);
+        for (i, mut null) in nulls.into_iter().enumerate() {
+            if i > 0 && null == nulls[0] {
+                continue;
+            }
+            if !self.is_link(a.component) {
+                null[0] = 0.0;
+                null[1] = if i == 0 { 0.0 } else { null[1] };
+            }
+            // The dead share is part of the present likelihoods; removing it is adding its negative.
+            let hurt = self.hurt_change(a.component, null.map(|h| h - a.hazard), -a.dead);
+            let fine = self.fine(a.component, null.map(|h| h - base), 0.0) - now;
+            least = least.min(-(hurt + fine));
+        }
+        least
     }
 
     /// Log-likelihood change if a component that is not named had this hazard.
     pub(crate) fn gain_at(&self, component: u32, hazard: f64) -> f64 {
         let more = hazard - self.base(component);
-        self.hurt_change(component, more, 0.0) + self.fine(component, more, 0.0)
+        self.hurt_change(component, [more; 2], 0.0) + self.fine(component, [more; 2], 0.0)
     }
 
     /// Share of each crossing hurt observation that is charged to a named component.
@@ -638,9 +723,10 @@ impl<'p> Fit<'p> {
     /// The 95 % interval of a named component's hazard: where the likelihood has fallen by 1.92.
     pub(crate) fn interval(&self, a: &Active) -> (f64, f64) {
         let base = self.base(a.component);
-        let now = self.fine(a.component, a.hazard - base, 0.0);
+        let now = self.fine(a.component, [a.hazard - base; 2], 0.0);
         let at = |hazard: f64| {
-            self.hurt_change(a.component, hazard - a.hazard, 0.0) + self.fine(a.component, hazard - base, 0.0)
+            self.hurt_change(a.component, [hazard - a.hazard; 2], 0.0)
+                + self.fine(a.component, [hazard - base; 2], 0.0)
                 - now
         };
         let find = |step: f64| {

@@ -1,4 +1,6 @@
 //! How a link or a path is doing right now, sick or not: for tables that people look at.
+//!
+//! Absent on purpose: what flows sent again, which is more than links lose.
 
 use crate::engine::Engine;
 use alloc::vec::Vec;
@@ -67,7 +69,7 @@ pub(crate) fn links(engine: &Engine, links: &[LinkId]) -> Vec<LinkHealth> {
     let blamed: Vec<LinkId> = engine.verdicts().flat_map(|v| v.links.iter().copied()).collect();
     for o in engine.hurt.iter().rev() {
         let age = end.since(o.window.end());
-        if age > minute || o.lost == 0 {
+        if age > minute || o.lost == 0 || o.resent() {
             continue;
         }
         let crossed = engine.hurt_links(o);

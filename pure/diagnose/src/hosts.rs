@@ -4,7 +4,8 @@
 //! late moment is one window, however many saw it. A host stalls when a large share of what it did was late, in
 //! several windows, and clearly more than on the other hosts (a machine that is slow everywhere is nobody's fault).
 //!
-//! Absent on purpose: packet loss; that is the localizer's.
+//! Absent on purpose: packet loss; that is the localizer's. What is counted at links and switches, and what else hosts
+//! count; that is [`crate::places`].
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -23,6 +24,11 @@ const STALL_WINDOWS_MIN: usize = 3;
 /// processor time, hosts are late by turns, and one of them three times sooner or later.
 const STALL_WINDOWS_PER_USUAL: f64 = 4.0;
 const STALL_EVENTS_MIN: u64 = 6;
+/// Windows that a sender stands still for at a time to be said to stand still, at most that one count says, and times
+/// it has to happen.
+const STOOD_MIN: f64 = 0.5;
+const STOOD_MAX: f64 = 20.0;
+const STOOD_TIMES_MIN: usize = 2;
 /// A silence this long means that the agent is gone.
 pub(crate) const SILENT_SECS_MIN: u64 = 3;
 
@@ -33,6 +39,25 @@ struct Count {
     delta: u64,
     of: u64,
     size_ns: u64,
+}
+
+impl Count {
+    /// Windows a sender stood still for: the turns of its loop come one after the other, so their lateness adds up.
+    fn stood(&self) -> f64 {
+        let length = self.end.since(self.start).0.max(1) as f64;
+        (self.delta as f64 * self.size_ns as f64 / length).min(STOOD_MAX)
+    }
+}
+
+/// Windows from the beginning of the first count to the end of the last.
+fn windows_between<'c>(counts: impl Iterator<Item = &'c Count>) -> f64 {
+    let (mut from, mut to, mut length) = (Nanos::MAX, Nanos::ZERO, 1u64);
+    for c in counts {
+        from = from.min(c.start);
+        to = to.max(c.end);
+        length = length.max(c.end.since(c.start).0);
+    }
+    (to.since(from).0 as f64 / length as f64).max(1.0)
 }
 
 /// A host that stalls, and on what evidence.
@@ -76,9 +101,14 @@ impl Hosts {
         let host = match o.component {
             Component::Host(h) => h,
             Component::Nic(n) => fabric.nic_parts(n).1,
-            // Counters of switches and links have no producer yet; they are counted and otherwise wait for one.
             Component::Link(_) | Component::Switch(_) => return,
         };
+        if !matches!(
+            o.counter,
+            Counter::ResponderStall | Counter::SenderStall | Counter::ChecksumError | Counter::AgentSilent
+        ) {
+            return;
+        }
         self.hosts = fabric.shape.hosts as usize;
         let list = self.counts.entry((host, o.counter)).or_default();
         let same = |c: &&mut Count| c.start == o.window.start && c.end == o.window.end();
@@ -136,11 +166,18 @@ impl Hosts {
                 continue;
             }
             // A stall of half the time is a stall, so the windows without one do not speak against it.
-            let hurt = || recent().filter(|c| c.delta * 10 >= c.of);
-            let windows = hurt().count();
+            let stood = |c: &&Count| if counter == Counter::SenderStall { c.stood() } else { 0.0 };
+            let hurt = || recent().filter(|c| c.delta * 10 >= c.of || stood(c) >= STOOD_MIN);
+            // One that stands still for seconds says so once, when it goes on.
+            let long: f64 = recent().map(|c| stood(&c)).filter(|&s| s >= STOOD_MIN).sum();
+            let times = recent().filter(|c| stood(c) >= STOOD_MIN).count();
+            let windows = hurt().count().max(if times >= STOOD_TIMES_MIN { long as usize } else { 0 });
+            let events = events.max(if times >= STOOD_TIMES_MIN { long as u64 } else { 0 });
             let (late, chances) =
                 hurt().fold((0u64, 0u64), |s, c| (s.0.saturating_add(c.delta), s.1.saturating_add(c.of)));
-            let share = if chances == 0 { 0.0 } else { late as f64 / chances as f64 };
+            let by_turns = if chances == 0 { 0.0 } else { late as f64 / chances as f64 };
+            let by_time = if times >= STOOD_TIMES_MIN { long / windows_between(recent()) } else { 0.0 };
+            let share = by_turns.max(by_time.min(1.0));
             let mut sizes: Vec<u64> = hurt().map(|c| c.size_ns).collect();
             sizes.sort_unstable();
             let stall = Stall {

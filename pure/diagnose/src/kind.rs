@@ -26,22 +26,28 @@ const GOOD_EXPECTED_MIN: f64 = 8.0;
 impl Engine {
     /// Sets the kind of a tracked verdict from what one signal hurt across its links, and what is known of the others.
     pub(crate) fn describe(&mut self, at: usize, signal: Signal, hurts: &[u32]) {
-        let windows = if signal == Signal::Loss { self.by_window(at, hurts) } else { Vec::new() };
+        // What flows send again says how much, not how; where it is all there is, no windows are made of it.
+        let counted: Vec<u32> = hurts.iter().copied().filter(|&i| !self.is_resent(i)).collect();
+        let only_flows = counted.is_empty();
+        let hurts = if only_flows { hurts } else { &counted[..] };
+        let windows =
+            if signal == Signal::Loss && !only_flows { self.by_window(at, hurts) } else { Vec::new() };
         let has = |signal: Signal| {
             self.tracked[at].parts[signal as usize]
                 .is_some_and(|p| self.newest.since(p.at) < Nanos::from_secs(30))
         };
         let flap = if signal == Signal::Loss { self.flap(&windows) } else { self.tracked[at].verdict.flap };
         let kind = if has(Signal::Loss) {
-            if signal != Signal::Loss && self.tracked[at].verdict.kind != FaultKind::Loss {
+            let queued = has(Signal::Delay) || has(Signal::Ecn);
+            if signal != Signal::Loss && self.tracked[at].located.kind != FaultKind::Loss {
                 // Another signal beside a loss whose kind is known: only a full queue is news.
-                self.tracked[at].verdict.kind
+                self.tracked[at].located.kind
             } else if signal != Signal::Loss {
-                if has(Signal::Delay) { FaultKind::Congestion } else { FaultKind::Loss }
+                if queued { FaultKind::Congestion } else { FaultKind::Loss }
             } else if flap.is_some() {
                 FaultKind::Flap
             } else {
-                self.loss_kind(at, hurts, &windows, has(Signal::Delay))
+                self.loss_kind(at, hurts, &windows, queued)
             }
         } else if has(Signal::Delay) {
             if has(Signal::Ecn) { FaultKind::Congestion } else { FaultKind::Delay }
@@ -50,14 +56,15 @@ impl Engine {
         } else {
             FaultKind::EcnMarking
         };
-        let v = &mut self.tracked[at].verdict;
-        v.kind = kind;
-        v.flap = flap;
+        let t = &mut self.tracked[at];
+        t.located.kind = kind;
+        t.verdict.kind = kind;
+        t.verdict.flap = flap;
     }
 
     fn loss_kind(&self, at: usize, hurts: &[u32], windows: &[(u64, f64, f64)], late: bool) -> FaultKind {
         let rate = self.tracked[at].parts[Signal::Loss as usize].map_or(0.0, |p| p.rate);
-        if let Component::Host(h) = self.tracked[at].verdict.component
+        if let Component::Host(h) = self.tracked[at].located.component
             && (rate >= 0.9 || self.hosts.silent(h, self.now))
         {
             return FaultKind::AgentStopped;

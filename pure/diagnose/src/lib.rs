@@ -12,10 +12,13 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod claim;
 mod config;
 mod engine;
 mod evaluate;
+mod fan;
 mod fit;
+mod flows;
 mod health;
 mod host_verdict;
 mod hosts;
@@ -27,14 +30,18 @@ mod measure;
 mod moments;
 mod noise;
 mod outcome;
+mod pause;
+mod places;
 mod ring;
 mod search;
 mod signal;
+mod split;
 mod track;
 mod verdict;
+mod wear;
 
 pub use config::Config;
 pub use engine::Engine;
 pub use health::{LinkHealth, PathHealth};
 pub use outcome::{Counters, Outcome, Reason};
-pub use verdict::{Event, Evidence, Exemplar, FaultKind, Flap, Tally, Verdict, VerdictId};
+pub use verdict::{Counted, Event, Evidence, Exemplar, FaultKind, Flap, Tally, Verdict, VerdictId};

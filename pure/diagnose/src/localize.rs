@@ -9,6 +9,10 @@
 //! Paths: a hurt observation has one path or several candidates; one that was fine on an unknown path is counted by
 //! candidate weight and size, so that it is never taken for a fraction of itself on each.
 //!
+//! Flows that count what they send again see losses too, and more than there are. They have an [`Origin`] of their own:
+//! a bias a packet and a noise at the ends that are fitted beside the links' hazards, and a component is suspected by
+//! their account only where it is clearly worse than that bias.
+//!
 //! Invariants: one set of [`Params`] for every kind of data; the result depends on nothing but the counts. Order of
 //! the input does not matter beyond rounding.
 //! Absent on purpose: time. The engine decides which span of time goes in.
@@ -114,6 +118,12 @@ pub struct Params {
     pub background: Option<f64>,
     /// Share of observations hurt at an end, where it is known from before, as a strong prior.
     pub noise: Option<f64>,
+    /// Bias of [`Origin::Resent`], where it is known from elsewhere: then it is not fitted.
+    pub resent_bias: Option<f64>,
+    /// Share of observations of [`Origin::Resent`] hurt at an end, where it is known from before, as a strong prior.
+    pub resent_noise: Option<f64>,
+    /// By their account a link is taken to be healthy up to this many times their mean bias.
+    pub resent_spread: f64,
     /// Price of blaming a noise class, nats.
     pub class_price: f64,
     /// Most components named.
@@ -131,10 +141,24 @@ impl Default for Params {
             noise_min: 1e-5,
             background: None,
             noise: None,
+            resent_bias: None,
+            resent_noise: None,
+            resent_spread: 3.0,
             class_price: 5.0,
             findings_max: 512,
         }
     }
+}
+
+/// How what was lost is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Counted at both ends.
+    #[default]
+    Counted = 0,
+    /// Told from what a flow sent again: an upper estimate, since packets are sent again that were only late or
+    /// overtaken. Such observations have a bias and a noise of their own, estimated apart.
+    Resent = 1,
 }
 
 /// Loss-free traffic over a link.
@@ -151,6 +175,7 @@ pub struct Crossing {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Perhaps {
     pub(crate) weight: f64,
+    pub(crate) origin: Origin,
     /// Half octaves of the size.
     pub(crate) size: u16,
     pub(crate) packets: f64,
@@ -164,6 +189,7 @@ pub(crate) struct Hurt {
     pub(crate) lost: f64,
     pub(crate) ln_choose: f64,
     pub(crate) dead: f64,
+    pub(crate) origin: Origin,
     /// Its candidate paths: `paths[first..first + count]`.
     pub(crate) first: u32,
     pub(crate) count: u32,
@@ -180,6 +206,15 @@ pub(crate) struct Candidate {
     pub(crate) weight: f64,
 }
 
+/// What is peculiar to observations of [`Origin::Resent`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Resent {
+    /// Hazard of a packet to be sent again though nothing on its path lost it.
+    pub bias: f64,
+    /// Share of observations in which an end sent several again.
+    pub noise: f64,
+}
+
 /// No noise class.
 pub const NO_CLASS: u32 = u32::MAX;
 
@@ -188,12 +223,17 @@ pub const NO_CLASS: u32 = u32::MAX;
 pub struct Problem<'m> {
     pub(crate) map: &'m Map,
     pub(crate) crossing: Vec<Crossing>,
+    /// The same of [`Origin::Resent`]; empty where there is none.
+    pub(crate) resent: Vec<Crossing>,
     pub(crate) perhaps: Vec<Vec<Perhaps>>,
     pub(crate) hurt: Vec<Hurt>,
     pub(crate) paths: Vec<Candidate>,
     pub(crate) path_links: Vec<u32>,
     /// Observations in all, loss-free ones included.
     pub(crate) observations: f64,
+    /// Observations of [`Origin::Resent`] in all, and packets in them.
+    pub(crate) resent_observations: f64,
+    pub(crate) resent_packets: f64,
     /// Observations of each noise class.
     pub(crate) classes: Vec<f64>,
     /// Packets times links of everything, where counted elsewhere.
@@ -206,11 +246,14 @@ impl<'m> Problem<'m> {
         Problem {
             map,
             crossing: vec![Crossing::default(); map.links],
+            resent: Vec::new(),
             perhaps: Vec::new(),
             hurt: Vec::new(),
             paths: Vec::new(),
             path_links: Vec::new(),
             observations: 0.0,
+            resent_observations: 0.0,
+            resent_packets: 0.0,
             classes: Vec::new(),
             exposure: None,
         }
@@ -231,7 +274,21 @@ impl<'m> Problem<'m> {
             *c = crossing;
         }
     }
-    /// Number of observations in all, where they were counted elsewhere.
+    /// Loss-free traffic of [`Origin::Resent`] already counted for a link.
+    pub fn set_resent_crossing(&mut self, link: u32, crossing: Crossing) {
+        if self.resent.is_empty() {
+            self.resent = vec![Crossing::default(); self.map.links];
+        }
+        if let Some(c) = self.resent.get_mut(link as usize) {
+            *c = crossing;
+        }
+    }
+    /// Number of observations of [`Origin::Resent`] in all, hurt or not, and packets in them.
+    pub fn set_resent(&mut self, observations: f64, packets: f64) {
+        self.resent_observations = observations;
+        self.resent_packets = packets;
+    }
+    /// Number of observations of [`Origin::Counted`] in all, where they were counted elsewhere.
     pub fn set_observations(&mut self, observations: f64) {
         self.observations = observations;
     }
@@ -240,7 +297,7 @@ impl<'m> Problem<'m> {
         self.exposure = Some(exposure);
     }
     pub(crate) fn counted_exposure(&self) -> f64 {
-        let fine: f64 = self.crossing.iter().map(|c| c.packets).sum();
+        let fine: f64 = self.crossing.iter().chain(&self.resent).map(|c| c.packets).sum();
         let perhaps: f64 = self.perhaps.iter().flatten().map(|p| p.weight * p.packets * p.count).sum();
         let hurt: f64 =
             self.paths.iter().map(|p| self.hurt[p.hurt as usize].sent * p.weight * f64::from(p.count)).sum();
@@ -249,8 +306,16 @@ impl<'m> Problem<'m> {
     /// `count` loss-free observations of about equal size, `packets` in all, each of which crossed `link` with
     /// probability `weight`. The caller counts them in [`Problem::add_observations`], once for all the links.
     pub fn fine_perhaps(&mut self, link: u32, weight: f64, count: f64, packets: f64) {
+        self.fine_perhaps_of(Origin::Counted, link, weight, count, packets);
+    }
+    /// [`Problem::fine_perhaps`] of observations of either origin.
+    pub fn fine_perhaps_of(&mut self, origin: Origin, link: u32, weight: f64, count: f64, packets: f64) {
         if weight >= 1.0 {
-            if let Some(c) = self.crossing.get_mut(link as usize) {
+            if origin == Origin::Resent && self.resent.is_empty() {
+                self.resent = vec![Crossing::default(); self.map.links];
+            }
+            let list = if origin == Origin::Resent { &mut self.resent } else { &mut self.crossing };
+            if let Some(c) = list.get_mut(link as usize) {
                 c.packets += packets;
                 c.observations += count;
             }
@@ -262,12 +327,12 @@ impl<'m> Problem<'m> {
         let Some(list) = self.perhaps.get_mut(link as usize) else { return };
         // Sizes within half an octave are merged: within it the likelihood hardly bends.
         let size = (2.0 * libm::log2((packets / count).max(1.0))) as u16;
-        match list.iter_mut().find(|p| p.size == size && p.weight == weight) {
+        match list.iter_mut().find(|p| p.origin == origin && p.size == size && p.weight == weight) {
             Some(p) => {
                 p.packets = (p.packets * p.count + packets) / (p.count + count);
                 p.count += count;
             }
-            None => list.push(Perhaps { weight, size, packets: packets / count, count }),
+            None => list.push(Perhaps { weight, origin, size, packets: packets / count, count }),
         }
     }
     /// More observations that were fine.
@@ -282,12 +347,21 @@ impl<'m> Problem<'m> {
     }
     /// An observation in which `lost` of `sent` packets were lost, on one of these paths, equally likely.
     pub fn hurt(&mut self, sent: u64, lost: u64, paths: &[&[u32]], noise: [u32; 3]) {
+        self.hurt_of(Origin::Counted, sent, lost, paths, noise);
+    }
+    /// [`Problem::hurt`] of either origin.
+    pub fn hurt_of(&mut self, origin: Origin, sent: u64, lost: u64, paths: &[&[u32]], noise: [u32; 3]) {
+        match origin {
+            Origin::Counted => self.observations += 1.0,
+            Origin::Resent => {
+                self.resent_observations += 1.0;
+                self.resent_packets += sent as f64;
+            }
+        }
         if lost == 0 || paths.is_empty() {
-            self.observations += 1.0;
             return;
         }
         let (n, k) = (sent as f64, lost.min(sent) as f64);
-        self.observations += 1.0;
         let index = self.hurt.len() as u32;
         let first = self.paths.len() as u32;
         for links in paths {
@@ -305,6 +379,7 @@ impl<'m> Problem<'m> {
             lost: k,
             ln_choose: ln_choose(n, k),
             dead: dead(n, k),
+            origin,
             first,
             count: paths.len() as u32,
             noise,
@@ -322,7 +397,8 @@ impl<'m> Problem<'m> {
         Located {
             findings: fit.findings(),
             background: fit.background,
-            noise: fit.noise,
+            noise: fit.noise[0],
+            resent: Resent { bias: fit.bias, noise: fit.noise[1] },
             noisy: (0..fit.classes.share.len() as u32)
                 .filter(|&c| fit.classes.share[c as usize] > 0.0)
                 .collect(),
@@ -339,6 +415,8 @@ pub struct Located {
     pub background: f64,
     /// Share of observations that were hurt at an end.
     pub noise: f64,
+    /// The same of [`Origin::Resent`], and their bias.
+    pub resent: Resent,
     /// Noise classes that were blamed.
     pub noisy: Vec<u32>,
 }
@@ -372,7 +450,7 @@ pub struct Finding {
 
 impl Finding {
     /// Most rivals kept.
-    pub const RIVALS: usize = 12;
+    pub const RIVALS: usize = 64;
     /// How much worse the nearest rival does; infinite where there is none.
     pub fn lead(&self) -> f64 {
         self.rivals.first().map_or(f64::INFINITY, |r| r.1)

@@ -4,19 +4,20 @@
 //! All of it is computed from what crossed the links and from the hurt observations that are kept; nothing here
 //! changes a verdict.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, SIZES, leaf_of, unknown_at};
 use crate::evaluate::{Suspect, bound};
 use crate::likelihood::hazard_of;
 use crate::signal::Signal;
 use crate::track::Part;
 use crate::verdict::{Evidence, Exemplar, Tally};
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use libm::{exp, log};
 use wire::{Component, LinkId, Nanos};
 
 /// Rivals closer than this cannot be told apart and are named as alternatives, nats.
-const ALIKE_NATS: f64 = 1.5;
+pub(crate) const ALIKE_NATS: f64 = 1.5;
 /// Improbability of silence, nats, at which a fault is taken to be over.
 const HEALED_NATS: f64 = 6.0;
 /// Spans of silence tried, seconds.
@@ -67,7 +68,9 @@ impl Engine {
             return true;
         }
         let links = self.components.links_of(s.number);
-        let all = self.crossed(&links, 1.0, begun.since(Nanos::from_secs(1)), Nanos::MAX);
+        let from = begun.since(Nanos::from_secs(1));
+        let mut all = self.crossed(&links, 1.0, from, Nanos::MAX);
+        all.packets += self.crossed_by_flows(&links, 1.0, from, Nanos::MAX).packets;
         let mut hurt = 0.0;
         let mut first = self.newest;
         for o in &self.hurt {
@@ -136,7 +139,7 @@ impl Engine {
         let mut hurts: Vec<(Nanos, f64, f64)> = Vec::new();
         for o in &self.hurt {
             let (_, k) = signal.counts(o);
-            if k == 0 {
+            if k == 0 || o.resent() {
                 continue;
             }
             let crossed = self.hurt_links(o);
@@ -160,8 +163,75 @@ impl Engine {
                     hurt += h.2;
                 }
                 let fine = (all - sent).max(0.0);
-                fine * hazard - hurt * log((hazard + usual) / usual) >= HEALED_NATS
+                let by_flows = match signal {
+                    Signal::Loss => self.healed_by_flows(links, &others, times, hazard, span),
+                    _ => 0.0,
+                };
+                fine * hazard - hurt * log((hazard + usual) / usual) + by_flows >= HEALED_NATS
             })
+    }
+
+    /// What flows say for these links being well over a span, against a hazard: a flow on an unknown path for the
+    /// chance that it went there, and no more.
+    fn healed_by_flows(&self, links: &[u32], others: &[u32], times: f64, hazard: f64, span: Nanos) -> f64 {
+        let Some(flows) = &self.flows else { return 0.0 };
+        let since = self.newest.since(span);
+        let usual = self.flow_rate(Signal::Loss);
+        let mut nats = 0.0;
+        // What was sent again, and where it is counted among the rest.
+        let mut known = 0.0;
+        let mut unknown: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+        for o in self.hurt.iter().filter(|o| o.resent() && o.lost > 0 && o.window.end() > since) {
+            let (n, k) = (f64::from(o.sent), f64::from(o.lost));
+            let crossed = self.hurt_links(o);
+            if !crossed.iter().any(|l| links.binary_search(&l.0).is_ok()) {
+                continue;
+            }
+            let on = |l: u32| links.binary_search(&l).is_ok();
+            let weight = match &o.fan {
+                Some(fan) => {
+                    let ends = [o.links().first(), o.links().last()];
+                    for (link, down) in ends.into_iter().flatten().zip([0, 1]) {
+                        if let Some(leaf) = leaf_of(&self.fabric, *link) {
+                            let sum = unknown.entry(unknown_at(leaf, down, o.sent)).or_default();
+                            *sum = (sum.0 + n, sum.1 + 1.0);
+                        }
+                    }
+                    let end = ends.into_iter().flatten().any(|l| on(l.0));
+                    known += if end { n } else { 0.0 };
+                    let through = fan.trunks.iter().filter(|t| end || t.iter().any(|&l| on(l))).count();
+                    through as f64 / fan.trunks.len().max(1) as f64
+                }
+                None => {
+                    known += n;
+                    1.0
+                }
+            };
+            if crossed.iter().any(|l| others.binary_search(&l.0).is_ok()) {
+                continue;
+            }
+            let sick = exp((k * log((hazard + usual) / usual) - n * hazard).min(300.0));
+            nats -= log((1.0 - weight + weight * sick).max(1e-300));
+        }
+        let window = flows.rings.span(since, Nanos::MAX);
+        let rings = flows.unknown.as_ref().map(|r| r.span(since, Nanos::MAX));
+        let mut fine = -known;
+        for &l in links {
+            fine += window.of(l as usize).packets / times;
+            let (Some(rings), Some((first, weight))) = (&rings, self.unknown_ring(LinkId(l))) else {
+                continue;
+            };
+            for at in first..first + SIZES {
+                let hurt = unknown.get(&at).copied().unwrap_or_default();
+                let c = rings.of(at);
+                let (packets, count) = (c.packets - hurt.0, c.observations - hurt.1);
+                if packets > 0.0 && count >= 0.5 {
+                    let kept = exp(-packets / count * hazard);
+                    nats -= count * log(1.0 - weight + weight * kept) / times;
+                }
+            }
+        }
+        nats + fine.max(0.0) * hazard
     }
 
     /// Hurt observations across a verdict's links since it began, but no longer than a while, and without those that
@@ -194,6 +264,10 @@ impl Engine {
         since: Nanos,
     ) -> Part {
         let numbers: Vec<u32> = links.iter().map(|l| l.0).collect();
+        // Flows send more again than is lost, and mostly elsewhere: where probes say enough, they alone give the size.
+        let counted: Vec<u32> = hurts.iter().copied().filter(|&i| !self.is_resent(i)).collect();
+        let resent = counted.len() < hurts.len();
+        let hurts = &counted[..];
         let tally = self.tally(hurts, s.signal);
         let mut passed = 0.0;
         for o in hurts.iter().filter_map(|&i| self.hurt.get(i as usize)) {
@@ -211,12 +285,18 @@ impl Engine {
         let n = if s.finding.dead_share > 0.0 { hurts.len() as f64 } else { k };
         let spread = 2.0 * libm::sqrt((1.0 - rate).max(0.0) / n.max(1.0));
         let f = &s.finding;
-        let (rate, rate_low, rate_high) = if tally.observations < 4 {
-            (f.rate.max(f.dead_share), f.rate_low.max(0.2 * f.dead_share), f.rate_high.max(f.dead_share))
-        } else {
-            (rate, rate * (1.0 - spread).max(0.2), (rate * (1.0 + spread)).min(1.0))
-        };
+        let (rate, rate_low, rate_high) =
+            if tally.observations < 4 || (resent && 2 * tally.observations < s.hurts.len() as u64) {
+                (f.rate.max(f.dead_share), f.rate_low.max(0.2 * f.dead_share), f.rate_high.max(f.dead_share))
+            } else {
+                (rate, rate * (1.0 - spread).max(0.2), (rate * (1.0 + spread)).min(1.0))
+            };
         Part { rate, rate_low: rate_low.min(rate), rate_high: rate_high.max(rate), at: self.newest }
+    }
+
+    /// Whether a hurt observation is what a flow sent again.
+    pub(crate) fn is_resent(&self, hurt: u32) -> bool {
+        self.hurt.get(hurt as usize).is_some_and(crate::engine::Kept::resent)
     }
 
     pub(crate) fn tally(&self, hurts: &[u32], signal: Signal) -> Tally {
@@ -240,7 +320,13 @@ impl Engine {
                     .is_some_and(|o| !self.hurt_links(o).iter().any(|l| links.binary_search(&l.0).is_ok()))
             })
             .collect();
-        let all = self.crossed(links, self.links_crossed(s.number), s.since, Nanos::MAX);
+        let times = self.links_crossed(s.number);
+        let mut all = self.crossed(links, times, s.since, Nanos::MAX);
+        if s.signal == Signal::Loss {
+            let flows = self.crossed_by_flows(links, times, s.since, Nanos::MAX);
+            all.packets += flows.packets;
+            all.observations += flows.observations;
+        }
         let mut exemplars: Vec<Exemplar> = s
             .hurts
             .iter()
@@ -264,6 +350,7 @@ impl Engine {
             elsewhere_hurt: self.tally(&elsewhere, s.signal),
             moments: self.moments_of(&s.hurts),
             exemplars,
+            ..Evidence::default()
         }
     }
 
@@ -327,7 +414,11 @@ impl Engine {
         starts.truncate(ONSETS_MAX);
         let spans: Vec<(Nanos, Nanos)> = starts.iter().map(|&t| (t, self.newest)).collect();
         let mut best = (f64::MIN, starts.first().copied().unwrap_or(self.newest));
-        for (&start, n) in starts.iter().zip(self.crossed_in(&links, times, &spans)) {
+        let by_flows = s.hurts.iter().any(|&i| self.is_resent(i));
+        for (&start, mut n) in starts.iter().zip(self.crossed_in(&links, times, &spans)) {
+            if by_flows {
+                n += self.crossed_by_flows(&links, times, start, self.newest).packets;
+            }
             let left: f64 = hurts.iter().filter(|h| h.0 >= start).map(|h| h.1).sum();
             let b = bound(left, n, usual);
             if b > best.0 + 1e-9 {

@@ -1,6 +1,6 @@
 //! What can be hurt: each signal is one run of the same localizer, with "lost" meaning another count.
 
-use wire::PathObservation;
+use wire::{PathObservation, Source};
 
 /// A way for packets to be hurt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,9 +26,13 @@ pub(crate) struct Norm {
 impl Signal {
     pub(crate) const ALL: [Signal; 4] = [Signal::Loss, Signal::Reorder, Signal::Ecn, Signal::Delay];
 
-    /// Packets that could have been hurt, and those that were.
+    /// Packets that could have been hurt, and those that were. Of a flow only what it lost counts: it does not say of
+    /// every packet how late it was, or whether it could have been marked.
     pub(crate) fn counts(self, o: &PathObservation) -> (u32, u32) {
         let arrived = o.sent - o.lost.min(o.sent);
+        if o.source == Source::Flow && self != Signal::Loss {
+            return (arrived, 0);
+        }
         match self {
             Signal::Loss => (o.sent, o.lost),
             Signal::Reorder => (arrived, o.reordered.min(arrived)),

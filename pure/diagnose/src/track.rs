@@ -25,6 +25,9 @@ const SIZE_SPAN: Nanos = Nanos::from_secs(60);
 /// How long a signal that is no longer found still shapes the kind.
 const SIGNAL_KEPT: Nanos = Nanos::from_secs(30);
 
+/// Distinct moments in which flows must have sent something again where nothing else speaks of a loss.
+const RESENT_MOMENTS_MIN: u32 = 3;
+
 /// What one signal says about a verdict.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Part {
@@ -34,9 +37,31 @@ pub(crate) struct Part {
     pub(crate) at: Nanos,
 }
 
+/// What paths alone say: the verdict before counters at its places are weighed.
+#[derive(Clone, Debug)]
+pub(crate) struct Located {
+    pub(crate) component: Component,
+    pub(crate) alternatives: Vec<Component>,
+    pub(crate) confidence: f64,
+    pub(crate) kind: FaultKind,
+}
+
+impl Located {
+    pub(crate) fn of(v: &Verdict) -> Self {
+        Located {
+            component: v.component,
+            alternatives: v.alternatives.clone(),
+            confidence: v.confidence,
+            kind: v.kind,
+        }
+    }
+}
+
 /// A verdict and what is needed to carry it on.
 pub(crate) struct Tracked {
     pub(crate) verdict: Verdict,
+    /// The same by paths alone.
+    pub(crate) located: Located,
     /// What each signal says, by [`Signal`].
     pub(crate) parts: [Option<Part>; 4],
     /// Rests on counters of a host, not on the localizer.
@@ -57,15 +82,16 @@ impl Tracked {
         let signal = match v.kind {
             FaultKind::Reorder => Signal::Reorder,
             FaultKind::EcnMarking => Signal::Ecn,
-            FaultKind::Delay | FaultKind::HostStall => Signal::Delay,
+            FaultKind::Delay | FaultKind::HostStall | FaultKind::PfcStorm => Signal::Delay,
             _ => Signal::Loss,
         };
         parts[signal as usize] = Some(part);
-        let by_counters = v.kind == FaultKind::HostStall;
+        let by_counters = matches!(v.kind, FaultKind::HostStall | FaultKind::PfcStorm | FaultKind::Wearing);
         let longest_gap = v.flap.map_or(Nanos::ZERO, |f| f.period);
         Tracked {
             told: v.last_seen,
             since: v.first_seen,
+            located: Located::of(&v),
             verdict: v,
             parts,
             by_counters,
@@ -114,7 +140,7 @@ impl Engine {
         let mut taken: Vec<(Signal, Vec<u32>)> = Vec::new();
         let mut done: Vec<(u32, Signal)> = Vec::new();
         for s in suspects {
-            if done.contains(&(s.number, s.signal)) || !self.reportable(&s) {
+            if done.contains(&(s.number, s.signal)) || !self.reportable(&s) || self.waits_for_storm(&s) {
                 continue;
             }
             let spoken_for = taken.iter().any(|(signal, hurts)| {
@@ -151,7 +177,11 @@ impl Engine {
         if low <= norm.rate_min {
             return false;
         }
-        if self.moments_of(&s.hurts) < norm.moments_min {
+        let resent = s.hurts.iter().all(|&i| self.is_resent(i));
+        if resent && self.flows_are_new() {
+            return false;
+        }
+        if self.moments_of(&s.hurts) < if resent { RESENT_MOMENTS_MIN } else { norm.moments_min } {
             return false;
         }
         if s.signal == Signal::Loss && self.moments_of(&s.hurts) < self.moments_at_host(s) {
@@ -180,13 +210,16 @@ impl Engine {
         let find = |open: bool, by: &dyn Fn(&Verdict) -> bool| {
             self.tracked.iter().position(|t| {
                 t.open() == open
+                    && t.verdict.kind != FaultKind::PfcStorm
                     && (open
                         || self.newest.since(t.verdict.closed_at.unwrap_or_default())
                             < self.config.reopen_within)
                     && by(&t.verdict)
             })
         };
-        let exact = |v: &Verdict| v.component == component;
+        let located: Vec<VerdictId> =
+            self.tracked.iter().filter(|t| t.located.component == component).map(|t| t.verdict.id).collect();
+        let exact = |v: &Verdict| v.component == component || located.contains(&v.id);
         // The same links under another name are the same fault, and so is a part of a device that is blamed already.
         let nested = |v: &Verdict| {
             overlaps(v)
@@ -225,6 +258,7 @@ impl Engine {
             evidence: Evidence::default(),
         };
         self.tracked.push(Tracked {
+            located: Located::of(&verdict),
             verdict,
             parts: [None; 4],
             by_counters: false,
@@ -284,14 +318,20 @@ impl Engine {
         let last = ends.max().unwrap_or(self.newest);
         let v = &mut self.tracked[at].verdict;
         v.last_seen = v.last_seen.max(last);
+        let v_kind = v.kind;
         if self.tracked[at].by_counters {
-            return;
+            if v_kind != FaultKind::Wearing {
+                return;
+            }
+            // What was only wearing loses packets now.
+            self.tracked[at].by_counters = false;
+            self.tracked[at].net = 0.0;
         }
-        let same = self.tracked[at].verdict.component == component;
+        let same = self.tracked[at].located.component == component;
         // The other direction of a cable that is blamed already joins it, unless it is the one the evidence is on: a
         // cable is called by its even link, and few losses do not yet say which way.
         let plain = (s.number as usize) < self.components.map.links();
-        if let (Component::Link(a), Component::Link(b)) = (self.tracked[at].verdict.component, component)
+        if let (Component::Link(a), Component::Link(b)) = (self.tracked[at].located.component, component)
             && !fresh
             && plain
             && a == b.reverse()
@@ -331,11 +371,14 @@ impl Engine {
             let t = &mut self.tracked[at];
             t.verdict.links = named;
             t.verdict.component = component;
+            t.located.component = component;
+            t.located.alternatives.clone_from(&alternatives);
             t.verdict.alternatives = alternatives;
             t.verdict.first_seen = t.verdict.first_seen.min(first);
             if let Some(evidence) = evidence {
                 t.net = s.net();
                 t.verdict.confidence = confidence;
+                t.located.confidence = confidence;
                 t.verdict.evidence = evidence;
             }
         }
@@ -362,6 +405,7 @@ impl Engine {
             v.delay_excess_ns = excess;
         }
         self.describe(at, s.signal, &hurts);
+        self.weigh_counters(at);
     }
 
     /// Closes the other verdicts on parts of a device that is now blamed as a whole.
@@ -383,12 +427,15 @@ impl Engine {
 
     /// What is done once a second: stalled and silent hosts, and verdicts whose fault is over.
     pub(crate) fn review(&mut self) {
+        self.places.learn(self.now.max(self.newest));
         for stall in self.hosts.stalls(self.newest.max(self.now)) {
             self.host_verdict(stall.host, FaultKind::HostStall, Some(stall));
         }
         for host in self.hosts.silent_hosts(self.now) {
             self.host_verdict(host, FaultKind::AgentStopped, None);
         }
+        self.review_pauses();
+        self.review_wear();
         for at in 0..self.tracked.len() {
             if self.tracked[at].open() && self.over(at) {
                 let now = self.now;
@@ -429,6 +476,11 @@ impl Engine {
             return false;
         }
         if t.by_counters {
+            match t.verdict.kind {
+                FaultKind::PfcStorm => return self.calm(t.verdict.last_seen),
+                FaultKind::Wearing => return self.worn_no_more(t.verdict.last_seen),
+                _ => {}
+            }
             if let Component::Host(h) = t.verdict.component
                 && (self.hosts.silent(h, self.now)
                     || self.hosts.stalls(self.newest).iter().any(|s| s.host == h))

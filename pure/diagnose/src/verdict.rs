@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 use core::fmt;
-use wire::{Component, HostId, LinkId, Nanos};
+use wire::{Component, Counter, HostId, LinkId, Nanos};
 
 /// Which verdict. The same fault keeps its id over updates, a reopening and a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,11 +42,17 @@ pub enum FaultKind {
     HostStall,
     /// A host's agent answers nobody, on any plane.
     AgentStopped,
+    /// Many senders at once fill the queue in front of one host.
+    Incast,
+    /// A port, NIC or host asks its neighbours to pause nearly all the time (PFC, IEEE 802.1Qbb), and they pause theirs.
+    PfcStorm,
+    /// A cable whose ports correct or refuse ever more frames while its packets still arrive.
+    Wearing,
 }
 
 impl FaultKind {
     /// Every kind, in the order they are declared.
-    pub const ALL: [FaultKind; 11] = [
+    pub const ALL: [FaultKind; 14] = [
         FaultKind::Loss,
         FaultKind::Blackhole,
         FaultKind::SelectiveLoss,
@@ -58,6 +64,9 @@ impl FaultKind {
         FaultKind::Flap,
         FaultKind::HostStall,
         FaultKind::AgentStopped,
+        FaultKind::Incast,
+        FaultKind::PfcStorm,
+        FaultKind::Wearing,
     ];
 
     /// One lower-case word, words joined by underscores.
@@ -74,6 +83,9 @@ impl FaultKind {
             FaultKind::Flap => "flap",
             FaultKind::HostStall => "host_stall",
             FaultKind::AgentStopped => "agent_stopped",
+            FaultKind::Incast => "incast",
+            FaultKind::PfcStorm => "pfc_storm",
+            FaultKind::Wearing => "wearing",
         }
     }
 
@@ -126,6 +138,22 @@ pub struct Exemplar {
     pub sequence: u64,
 }
 
+/// What a counter at one place says for or against a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Where it was counted.
+    pub component: Component,
+    /// What was counted.
+    pub counter: Counter,
+    /// Events while the fault lasted, over its last minute at most.
+    pub events: u64,
+    /// Out of so many opportunities; 0 where they are not counted.
+    pub of: u64,
+    /// Log-likelihood ratio in hundredths of a natural unit, `-1000 ..= 1000`: above zero it speaks for the verdict,
+    /// below zero against it.
+    pub weight: i32,
+}
+
 /// What a verdict rests on, for and against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
@@ -139,9 +167,19 @@ pub struct Evidence {
     pub moments: u32,
     /// Observations it rests on, the newest, at most [`Evidence::EXEMPLARS`].
     pub exemplars: Vec<Exemplar>,
+    /// Counters at the component and beside it, the weightiest first, at most [`Evidence::COUNTERS`].
+    pub counters: Vec<Counted>,
+    /// Who suffers from it besides: those a PFC storm pauses, the nearest first, at most [`Evidence::VICTIMS`].
+    pub victims: Vec<Component>,
+    /// Hosts that sent at once in an incast, at most in one window; 0 where that is not known.
+    pub senders: u32,
 }
 
 impl Evidence {
+    /// Most counters kept with a verdict.
+    pub const COUNTERS: usize = 8;
+    /// Most victims kept with a verdict.
+    pub const VICTIMS: usize = 32;
     /// Most exemplars kept with a verdict.
     pub const EXEMPLARS: usize = 16;
 }

@@ -111,6 +111,42 @@ impl Fault {
     }
 }
 
+/// How a host does not get to its packets.
+#[derive(Clone, Copy, Debug)]
+pub enum Stall {
+    /// Something else has the processor for this share of the time.
+    Hog(f64),
+    /// The network's soft interrupts wait: this share of its packets is late by so many nanoseconds.
+    Softirq(f64, u64),
+    /// Its socket is full: it loses up to this share of what arrives.
+    SlowReader(f64),
+    /// Its agent is not run at all for `on` out of every `period`.
+    Starved { on: Nanos, period: Nanos },
+}
+
+/// A host in trouble, from and until.
+#[derive(Clone, Copy, Debug)]
+pub struct Trouble {
+    pub host: HostId,
+    pub shape: Stall,
+    pub from: Nanos,
+    pub until: Nanos,
+}
+
+/// What a host's trouble does in one window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moment {
+    /// Share of probes held, and of loop turns late.
+    held: f64,
+    /// Share of packets late on their way in and out, and by how much.
+    late: f64,
+    late_ns: u64,
+    /// Share of arrivals lost in its socket, and in its NIC.
+    socket: f64,
+    overrun: f64,
+    frozen: bool,
+}
+
 pub struct World {
     pub fabric: Arc<Fabric>,
     pub random: Random,
@@ -130,13 +166,41 @@ pub struct World {
     pub stopped: Vec<(HostId, Nanos, Nanos)>,
     /// Hosts that stall, from and until.
     pub stalled: Vec<(HostId, Nanos, Nanos)>,
+    /// Hosts in trouble.
+    pub troubles: Vec<Trouble>,
+    /// A host whose processors are busy with something that does not keep its packets waiting.
+    pub busy: Option<HostId>,
+    /// Whether hosts report sensors besides what their agents always count.
+    pub sensors: bool,
+    /// Windows each host has not been heard of.
+    silent: Vec<u32>,
     /// Whole windows in which the machine was stalled: everything loses.
     pub stalls_at: Vec<Nanos>,
+    /// Whether hosts probe.
+    pub probes: bool,
+    /// Flows of the hosts' own, if any.
+    pub flows: Option<Passive>,
+    /// Counters besides those hosts always report: called for every window's end.
+    pub counts: Option<Counts>,
     pub time: Nanos,
     /// Packets that crossed each link since the beginning.
     pub crossed: Vec<u64>,
     pub sequence: u64,
 }
+
+/// The hosts' own traffic, as a passive source sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Passive {
+    /// Flows a NIC and window.
+    pub per_nic: u32,
+    /// Share of packets sent again for nothing; hosts differ by up to a factor of two either way.
+    pub spurious: f64,
+    /// Share of flows that send several again at once for a reason of their own.
+    pub bursts: f64,
+}
+
+/// What a window's counters are: a function of the fabric, the seconds since the beginning, and chance.
+pub type Counts = fn(&Fabric, f64, &mut Random) -> Vec<(Component, Counter, u64, u64)>;
 
 const START: Nanos = Nanos::from_secs(1_000_000);
 
@@ -144,6 +208,10 @@ impl World {
     pub fn new(fabric: Arc<Fabric>, seed: u64) -> World {
         let crossed = vec![0; fabric.link_bound() as usize];
         World {
+            troubles: Vec::new(),
+            sensors: false,
+            busy: None,
+            silent: vec![0; fabric.shape.hosts as usize],
             fabric,
             random: Random(seed),
             faults: Vec::new(),
@@ -156,6 +224,9 @@ impl World {
             stopped: Vec::new(),
             stalled: Vec::new(),
             stalls_at: Vec::new(),
+            probes: true,
+            flows: None,
+            counts: None,
             time: START,
             crossed,
             sequence: 0,
@@ -224,6 +295,44 @@ impl World {
         (n - left, damaged, reordered.min(left), marked.min(left), delay)
     }
 
+    fn moment(&mut self, host: HostId, now: Nanos) -> Moment {
+        let t = now.since(START);
+        let mut m = Moment::default();
+        // any host is late now and then
+        if self.random.unit() < 0.02 {
+            m.held = 0.1 * self.random.unit();
+        }
+        for trouble in self.troubles.clone() {
+            if trouble.host != host || t < trouble.from || t >= trouble.until {
+                continue;
+            }
+            let much = 0.5 + 0.5 * self.random.unit();
+            match trouble.shape {
+                Stall::Hog(duty) => {
+                    m.held = m.held.max(duty * much);
+                    m.socket = if duty > 0.7 { 0.05 * much } else { 0.0 };
+                }
+                Stall::Softirq(duty, ns) => {
+                    (m.late, m.late_ns) = (duty * much, ns);
+                    m.held = m.held.max(0.3 * duty * much);
+                    m.overrun = if duty > 0.5 { 0.02 * much } else { 0.0 };
+                }
+                Stall::SlowReader(loss) => {
+                    m.socket = loss * much;
+                    m.held = m.held.max(0.2 * loss);
+                }
+                Stall::Starved { on, period } => {
+                    let at = Nanos(t.since(trouble.from).0 % period.0);
+                    if at < on {
+                        m.frozen = on.since(at) >= self.window;
+                        m.held = 0.9;
+                    }
+                }
+            }
+        }
+        m
+    }
+
     fn leg(&mut self, path: PathId) -> Leg {
         Leg { path, known: self.known }
     }
@@ -246,14 +355,26 @@ impl World {
             }
         }
         let mut damaged_at = vec![0u64; f.shape.hosts as usize];
+        let with_troubles = self.sensors || !self.troubles.is_empty();
+        let moments: Vec<Moment> = (0..f.shape.hosts)
+            .map(|h| if with_troubles { self.moment(HostId(h), start) } else { Moment::default() })
+            .collect();
+        let mut socket_drops = vec![0u64; f.shape.hosts as usize];
+        let mut overruns = vec![0u64; f.nics() as usize];
         for h in 0..f.shape.hosts {
             let host = HostId(h);
             if World::is(&self.stopped, host, start) {
                 continue;
             }
+            if moments[h as usize].frozen {
+                self.silent[h as usize] += 1;
+                continue;
+            }
+            let woke_ns = u64::from(std::mem::take(&mut self.silent[h as usize])) * self.window.0;
+            let mut asked = vec![(0u64, 0u64); f.shape.hosts as usize];
             for plane in 0..f.shape.planes {
                 let from = f.nic(PlaneId(plane as u8), host, 0).unwrap();
-                for slot in 0..self.slots {
+                for slot in 0..if self.probes { self.slots } else { 0 } {
                     let mut peer = self.random.below(f.shape.hosts - 1);
                     if peer >= h {
                         peer += 1;
@@ -273,14 +394,30 @@ impl World {
                         w.random.binomial(left, p)
                     };
                     lost += noise(self, n - lost, peer, &bursting);
-                    if World::is(&self.stopped, HostId(peer), start) {
+                    if World::is(&self.stopped, HostId(peer), start) || moments[peer as usize].frozen {
                         lost = n;
                     }
+                    let mut at_host = |w: &mut World, left: u32, host: u32, nic: wire::NicId| {
+                        let m = moments[host as usize];
+                        let over = w.random.binomial(left, m.overrun);
+                        let full = w.random.binomial(left - over, m.socket);
+                        overruns[nic.index()] += u64::from(over);
+                        socket_drops[host as usize] += u64::from(full);
+                        over + full
+                    };
+                    lost += at_host(self, n - lost, peer, to);
                     let arrived = n - lost;
+                    let held = self.random.binomial(arrived, moments[peer as usize].held);
+                    asked[peer as usize].0 += u64::from(held);
+                    asked[peer as usize].1 += u64::from(arrived);
                     let (mut lost_back, damaged, reordered_back, marked_back, delay_back) =
                         self.send(back, arrived, flow, start);
                     damaged_at[h as usize] += u64::from(damaged);
                     lost_back += noise(self, arrived - lost_back, h, &bursting);
+                    lost_back += at_host(self, arrived - lost_back, h, from);
+                    let (mine, theirs) = (moments[h as usize], moments[peer as usize]);
+                    let waits = 1.0 - (1.0 - mine.late) * (1.0 - theirs.late);
+                    let wait_ns = if mine.late > theirs.late { mine.late_ns } else { theirs.late_ns };
                     let stalled = World::is(&self.stalled, HostId(peer), start)
                         || World::is(&self.stalled, host, start);
                     let base = PathObservation {
@@ -321,6 +458,8 @@ impl World {
                         self.sequence += 1;
                         let count = sent - lost;
                         let late = if delay > 0 && !stalled { count } else { 0 };
+                        let waited = self.random.binomial(count, waits);
+                        let (late, delay) = if waited > late { (waited, wait_ns) } else { (late, delay) };
                         let over = late.max(self.random.binomial(count, 0.001));
                         take(
                             end,
@@ -346,6 +485,22 @@ impl World {
                     }
                 }
             }
+            for (peer, &(held, of)) in asked.iter().enumerate().filter(|(_, a)| a.0 > 0) {
+                take(
+                    end,
+                    Err(ComponentObservation {
+                        window,
+                        producer: host,
+                        epoch: f.epoch,
+                        component: Component::Host(HostId(peer as u32)),
+                        counter: Counter::ResponderStall,
+                        delta: held,
+                        of,
+                        size_ns: 20_000_000,
+                    }),
+                );
+            }
+            let held = (100.0 * moments[h as usize].held) as u64;
             let stalled = World::is(&self.stalled, host, start);
             take(
                 end,
@@ -355,9 +510,13 @@ impl World {
                     epoch: f.epoch,
                     component: Component::Host(host),
                     counter: Counter::SenderStall,
-                    delta: if stalled { 30 } else { u64::from(self.random.unit() < 0.02) },
+                    delta: if stalled {
+                        30
+                    } else {
+                        held.max(u64::from(self.random.unit() < 0.02 || woke_ns > 0))
+                    },
                     of: 100,
-                    size_ns: if stalled { 40_000_000 } else { 1_000_000 },
+                    size_ns: if stalled { 40_000_000 } else { woke_ns.max(1_000_000) },
                 }),
             );
             if damaged_at[h as usize] > 0 {
@@ -376,7 +535,133 @@ impl World {
                 );
             }
         }
+        let mut tell = |component, counter, delta: u64, of: u64| {
+            let (producer, epoch) = (HostId(0), f.epoch);
+            let o = ComponentObservation {
+                window,
+                producer,
+                epoch,
+                component,
+                counter,
+                delta: delta.min(of.max(delta)),
+                of,
+                size_ns: 0,
+            };
+            take(end, Err(o));
+        };
+        for h in 0..f.shape.hosts {
+            let secs = u64::from(self.silent[h as usize]) * self.window.0 / 1_000_000_000;
+            if secs >= 2 {
+                tell(Component::Host(HostId(h)), Counter::AgentSilent, secs, 0);
+            }
+        }
+        if self.sensors {
+            for h in 0..f.shape.hosts {
+                let (m, host) = (moments[h as usize], Component::Host(HostId(h)));
+                if m.frozen {
+                    continue;
+                }
+                let share = |w: &mut World, p: f64, of: u32| u64::from(w.random.binomial(of, p.min(1.0)));
+                let late = share(self, 0.002 + m.late, 1_000);
+                tell(host, Counter::SoftirqLate, late, 1_000);
+                let busy = f64::from(u8::from(self.busy == Some(HostId(h))));
+                let queued = share(self, 0.005 + m.held + 0.1 * busy, 500);
+                tell(host, Counter::RunQueueLate, queued, 500);
+                let pressure = ((0.02 + 0.9 * m.held.max(m.late).max(busy)).min(1.0) * self.window.0 as f64
+                    / 1e3) as u64;
+                tell(host, Counter::CpuPressure, pressure, self.window.0 / 1_000);
+                tell(host, Counter::SocketDrop, socket_drops[h as usize], 20_000);
+            }
+            for nic in 0..f.nics() {
+                tell(Component::Nic(wire::NicId(nic)), Counter::NicOverrun, overruns[nic as usize], 20_000);
+            }
+            for l in f.links() {
+                let (mut errors, mut drops, mut carrier) = (0, 0, 0);
+                for i in self.illness(l, start).collect::<Vec<_>>() {
+                    match i {
+                        Illness::Corrupt(p) => errors += (p * 20_000.0) as u64,
+                        Illness::Full(_, p) => drops += (p * 20_000.0) as u64,
+                        Illness::Flap { period, on } => {
+                            let at = start.since(START).0 % period.0;
+                            carrier += u64::from(at < on.0 && at < self.window.0);
+                        }
+                        _ => {}
+                    }
+                }
+                tell(Component::Link(l), Counter::FrameError, errors, 20_000);
+                tell(Component::Link(l), Counter::QueueDrop, drops, 20_000);
+                tell(Component::Link(l), Counter::CarrierLost, carrier, 0);
+            }
+        }
+        self.passive(window, &mut take);
+        if let Some(counts) = self.counts {
+            for (component, counter, delta, of) in counts(&f, World::since_start(start), &mut self.random) {
+                let o = ComponentObservation {
+                    window,
+                    producer: HostId(0),
+                    epoch: f.epoch,
+                    component,
+                    counter,
+                    delta,
+                    of,
+                    size_ns: 0,
+                };
+                take(end, Err(o));
+            }
+        }
         end
+    }
+
+    /// One window of the hosts' own flows, each on a path nobody knows.
+    fn passive(
+        &mut self,
+        window: Window,
+        take: &mut impl FnMut(Nanos, Result<PathObservation, ComponentObservation>),
+    ) {
+        let Some(passive) = self.flows else { return };
+        let f = self.fabric.clone();
+        for nic in 0..f.nics() {
+            let from = wire::NicId(nic);
+            let (plane, host, _) = f.nic_parts(from);
+            // hosts differ: this one's own share of packets sent again for nothing
+            let factor = 2f64.powf(2.0 * Random(u64::from(host.0) + 77).unit() - 1.0);
+            for _ in 0..passive.per_nic {
+                let mut peer = self.random.below(f.shape.hosts - 1);
+                if peer >= host.0 {
+                    peer += 1;
+                }
+                let to = f.nic(plane, HostId(peer), 0).unwrap();
+                let (la, lb) = (f.nic_leaf_port(from).0, f.nic_leaf_port(to).0);
+                let lane = if la == lb { 0 } else { self.random.below(f.lanes()) };
+                let path = f.path(from, to, lane).unwrap();
+                // many short ones, few long ones: 8 to 16,384 packets
+                let n = 2f64.powf(3.0 + 11.0 * self.random.unit().powi(3)) as u32;
+                let flow = self.random.next();
+                let (mut again, ..) = self.send(path, n, flow, window.start);
+                again += self.random.binomial(n - again, passive.spurious * factor);
+                if self.random.unit() < passive.bursts {
+                    again += 1 + self.random.below(6);
+                }
+                self.sequence += 1;
+                let o = PathObservation {
+                    window,
+                    producer: host,
+                    sequence: self.sequence,
+                    epoch: f.epoch,
+                    path: PathRef::OneWay(Leg { path, known: Known::Mixture }),
+                    class: 0,
+                    size_log2: 11,
+                    entropy: (flow & 0xff) as u16,
+                    sent: n,
+                    lost: again.min(n),
+                    reordered: 0,
+                    ecn_marked: 0,
+                    delay: None,
+                    source: Source::Flow,
+                };
+                take(window.end(), Ok(o));
+            }
+        }
     }
 
     /// Runs the engine on this world for `secs` seconds; what it had to tell, with when it told.
