@@ -112,6 +112,17 @@ fn story(d: &IncidentDetail) -> String {
     line("For", format!("crossed it and suffered: {}, in {} moments", tally(&e.crossing_hurt), e.moments));
     line("Against", format!("crossed it and were fine: {}", tally(&e.crossing_fine)));
     line("", format!("suffered elsewhere meanwhile: {}", tally(&e.elsewhere_hurt)));
+    for c in &e.counters {
+        let side = if c.weight >= 0.0 { "For" } else { "Against" };
+        let of = if c.of > 0 { format!(" of {}", c.of) } else { String::new() };
+        line(side, format!("counted at {}: {} {}{of}", c.component, c.events, c.counter.replace('_', " ")));
+    }
+    if e.senders > 0 {
+        line("Senders", format!("{} hosts at once", e.senders));
+    }
+    if !e.victims.is_empty() {
+        line("Held up", e.victims.join(", "));
+    }
     if !e.exemplars.is_empty() {
         let some: Vec<String> =
             e.exemplars.iter().take(4).map(|x| format!("{} #{}", x.producer, x.sequence)).collect();

@@ -447,6 +447,13 @@ fn tell(i: &Incident, hurt: Option<&HurtView>) -> String {
     ] {
         out.push_str(&format!("| {what} | {} | {} | {} |\n", t.observations, t.sent, t.hurt));
     }
+    for c in &i.counters {
+        let side = if c.weight >= 0 { "for" } else { "against" };
+        out.push_str(&format!(
+            "\n- {side}: {} of {} {} at {}\n",
+            c.events, c.of, c.counter, c.component.name
+        ));
+    }
     out.push_str("\n## What happened\n\n");
     for e in &i.timeline {
         out.push_str(&format!("- {} {}\n", time(e.at_ns), quoted(&e.text)));

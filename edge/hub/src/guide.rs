@@ -28,6 +28,9 @@ const KINDS: &[(&str, &str)] = pages![
     "flap",
     "host_stall",
     "agent_stopped",
+    "incast",
+    "pfc_storm",
+    "wearing",
 ];
 /// Pages by kind of component.
 const PLACES: &[(&str, &str)] = pages!["at_link", "at_switch", "at_nic", "at_host"];

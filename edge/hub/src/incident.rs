@@ -50,6 +50,41 @@ impl Named {
     }
 }
 
+/// What a counter at one place says for or against a verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    pub component: Named,
+    pub counter: String,
+    pub events: u64,
+    pub of: u64,
+    /// Hundredths of a natural unit of the log-likelihood ratio.
+    pub weight: i32,
+}
+
+impl Counted {
+    fn new(c: &diagnose::Counted, fabric: &Fabric) -> Self {
+        Counted {
+            component: Named::new(c.component, fabric),
+            counter: c.counter.name().to_owned(),
+            events: c.events,
+            of: c.of,
+            weight: c.weight,
+        }
+    }
+
+    /// In the engine's terms; `None` where the counter is of a later release.
+    fn counted(&self) -> Option<diagnose::Counted> {
+        let counter = wire::Counter::ALL.into_iter().find(|c| c.name() == self.counter)?;
+        Some(diagnose::Counted {
+            component: self.component.component(),
+            counter,
+            events: self.events,
+            of: self.of,
+            weight: self.weight,
+        })
+    }
+}
+
 /// What a person thought of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -202,6 +237,13 @@ pub(crate) struct Incident {
     pub moments: u32,
     /// (producer, its sequence number)
     pub exemplars: Vec<(u32, u64)>,
+    /// Of incidents of before there were any: none.
+    #[serde(default)]
+    pub counters: Vec<Counted>,
+    #[serde(default)]
+    pub victims: Vec<Named>,
+    #[serde(default)]
+    pub senders: u32,
     pub times_reopened: u32,
     pub label: Option<Label>,
     pub timeline: Vec<Entry>,
@@ -237,6 +279,9 @@ impl Incident {
             elsewhere_hurt: StoredTally::default(),
             moments: 0,
             exemplars: Vec::new(),
+            counters: Vec::new(),
+            victims: Vec::new(),
+            senders: 0,
             times_reopened: 0,
             label: None,
             timeline: Vec::new(),
@@ -278,6 +323,9 @@ impl Incident {
         self.elsewhere_hurt = v.evidence.elsewhere_hurt.into();
         self.moments = v.evidence.moments;
         self.exemplars = v.evidence.exemplars.iter().map(|e| (e.producer.0, e.sequence)).collect();
+        self.counters = v.evidence.counters.iter().map(|c| Counted::new(c, fabric)).collect();
+        self.victims = v.evidence.victims.iter().map(|&c| Named::new(c, fabric)).collect();
+        self.senders = v.evidence.senders;
     }
 
     /// What the engine said last, in its own terms.
@@ -307,6 +355,9 @@ impl Incident {
                     .iter()
                     .map(|&(p, sequence)| Exemplar { producer: HostId(p), sequence })
                     .collect(),
+                counters: self.counters.iter().filter_map(Counted::counted).collect(),
+                victims: self.victims.iter().map(Named::component).collect(),
+                senders: self.senders,
             },
         }
     }
@@ -347,6 +398,12 @@ impl Incident {
                 ),
                 None => "flapping".to_owned(),
             },
+            Some(FaultKind::Incast) => match self.senders {
+                0 => "many senders at once fill the queue".to_owned(),
+                n => format!("{n} senders at once fill the queue"),
+            },
+            Some(FaultKind::PfcStorm) => format!("a storm of pauses, {} places held up,", self.victims.len()),
+            Some(FaultKind::Wearing) => "ever more frames corrected or refused".to_owned(),
             Some(FaultKind::HostStall) => "the host stalls".to_owned(),
             Some(FaultKind::AgentStopped) => "the agent has stopped".to_owned(),
             None => self.kind.clone(),

@@ -64,9 +64,9 @@ pub use replay::{ReplayError, Replayed, replay};
 pub use serve::{Bound, serve};
 pub use tables::{Environment, Place, backup};
 pub use view::{
-    AgentView, CareView, ComponentView, EvidenceView, FabricView, FaultView, FlapView, GuideView, Health,
-    HurtView, IncidentDetail, IncidentView, LabelView, LinkView, NoteView, PathHopView, PathView, PathsView,
-    PrecisionRow, PrecisionView, Ready, TallyView, TimelineView, TopView,
+    AgentView, CareView, ComponentView, CountedView, EvidenceView, FabricView, FaultView, FlapView,
+    GuideView, Health, HurtView, IncidentDetail, IncidentView, LabelView, LinkView, NoteView, PathHopView,
+    PathView, PathsView, PrecisionRow, PrecisionView, Ready, TallyView, TimelineView, TopView,
 };
 
 /// What agent and hub say to each other: the service generated from `wire`'s one file.

@@ -51,6 +51,14 @@ pub(crate) fn a_verdict(id: u64) -> Verdict {
             elsewhere_hurt: Tally { observations: 1, sent: 50, hurt: 1 },
             moments: 5,
             exemplars: vec![diagnose::Exemplar { producer: HostId(3), sequence: 99 }],
+            counters: vec![diagnose::Counted {
+                component: Component::Link(link),
+                counter: wire::Counter::FrameError,
+                events: 14,
+                of: 1_500,
+                weight: 230,
+            }],
+            ..Evidence::default()
         },
     }
 }

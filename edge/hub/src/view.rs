@@ -39,7 +39,7 @@ pub struct FlapView {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FaultView {
     /// `loss`, `blackhole`, `selective_loss`, `corruption`, `reorder`, `ecn_marking`, `delay`, `congestion`, `flap`,
-    /// `host_stall` or `agent_stopped`.
+    /// `host_stall`, `agent_stopped`, `incast`, `pfc_storm` or `wearing`.
     pub kind: String,
     /// Share of packets hurt, 0 to 1.
     pub rate: f64,
@@ -160,7 +160,7 @@ pub struct TallyView {
 }
 
 /// What a verdict rests on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EvidenceView {
     /// For: crossed the component and were hurt.
     pub crossing_hurt: TallyView,
@@ -172,6 +172,27 @@ pub struct EvidenceView {
     pub moments: u32,
     /// Some of the observations: producer and its sequence number.
     pub exemplars: Vec<ExemplarView>,
+    /// What counters at the component and beside it say, the weightiest first.
+    pub counters: Vec<CountedView>,
+    /// Who suffers from it besides, such as what a storm of pauses holds up.
+    pub victims: Vec<String>,
+    /// Hosts that sent at once in an incast; 0 where that is not known.
+    pub senders: u32,
+}
+
+/// What one counter says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CountedView {
+    /// Where it was counted.
+    pub component: String,
+    /// What was counted, such as frame_error.
+    pub counter: String,
+    /// How many.
+    pub events: u64,
+    /// Out of how many; 0 where they are not counted.
+    pub of: u64,
+    /// How strongly it speaks for the verdict, or below 0 against it: a log-likelihood ratio, -10 to 10.
+    pub weight: f64,
 }
 
 /// One observation a verdict rests on.
@@ -289,6 +310,19 @@ impl IncidentDetail {
                     .iter()
                     .map(|&(p, sequence)| ExemplarView { producer: format!("host{p}"), sequence })
                     .collect(),
+                counters: i
+                    .counters
+                    .iter()
+                    .map(|c| CountedView {
+                        component: c.component.name.clone(),
+                        counter: c.counter.clone(),
+                        events: c.events,
+                        of: c.of,
+                        weight: f64::from(c.weight) / 100.0,
+                    })
+                    .collect(),
+                victims: i.victims.iter().map(|v| v.name.clone()).collect(),
+                senders: i.senders,
             },
             timeline: i
                 .timeline

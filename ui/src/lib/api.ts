@@ -59,6 +59,10 @@ export interface IncidentDetail extends Incident {
     elsewhere_hurt: Tally;
     moments: number;
     exemplars: { producer: string; sequence: number }[];
+    /** What counters say; a hub of before has none. */
+    counters?: { component: string; counter: string; events: number; of: number; weight: number }[];
+    victims?: string[];
+    senders?: number;
   };
   timeline: { at: string; change: string; text: string }[];
   notes?: { at: string; by: string; text: string }[];

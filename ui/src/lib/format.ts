@@ -124,6 +124,9 @@ const KINDS: Record<string, string> = {
   flap: 'Flapping',
   host_stall: 'Host stall',
   agent_stopped: 'Agent stopped',
+  incast: 'Incast',
+  pfc_storm: 'PFC storm',
+  wearing: 'Wearing cable',
 };
 /** The fault's kind as a heading. A kind this page does not know is shown as the hub calls it. */
 export function kind(k: string): string {
