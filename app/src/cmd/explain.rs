@@ -56,6 +56,18 @@ fn advice(d: &IncidentDetail) -> String {
             "Packets wait at {name}: look at its queues and at who sends through it; if its rate is lower than planned, \
              at the negotiated speed."
         ),
+        (_, "pfc_storm") => format!(
+            "{name} asks its neighbours to pause nearly all the time, and what is held up waits for it: take it out of \
+             service, then look at its host, its NIC's firmware and its receive buffers."
+        ),
+        (_, "incast") => format!(
+            "Many hosts send to the one behind {name} at the same moment: nothing is broken. Look at which job does so, and \
+             spread it in time or give it another collective."
+        ),
+        (_, "wearing") => format!(
+            "Packets still arrive over {name}, but ever more of them damaged and corrected: plan to clean or change its \
+             optics and cable before they do not."
+        ),
         ("link", "flap") => {
             format!("{name} goes up and down: take it out of service and look at its optics and cable.")
         }
@@ -92,7 +104,7 @@ fn story(d: &IncidentDetail) -> String {
         format!("{} (95 % interval {} to {})", percent(f.rate), percent(f.rate_low), percent(f.rate_high));
     match f.kind.as_str() {
         "delay" => line("Size", format!("{:.1} µs above usual", f.delay_excess_ns as f64 / 1e3)),
-        "host_stall" | "agent_stopped" => {}
+        "host_stall" | "agent_stopped" | "pfc_storm" | "wearing" => {}
         _ => line("Size", format!("{interval} of the packets that cross it")),
     }
     if let Some(flap) = &f.flap {
