@@ -233,10 +233,14 @@ fn agents_and_hub_come_and_go_with_the_lab() {
     let lab = Lab::new("whole", FABRIC);
     let up: Value = serde_json::from_str(&lab.ok(&["up", &lab.file, "--json"])).unwrap();
     assert_eq!(up["agents"], 4);
-    assert_eq!(lab.processes().len(), 6, "a hub, an agent on every host, and who starts them again");
+    assert_eq!(
+        lab.processes().len(),
+        7,
+        "a hub, the sensors, an agent on every host, and who starts them again"
+    );
     lab.ok(&["fault", "host1", "agent-stop"]);
     lab.ok(&["fault", "host2", "cpu-stall", "stopped", "50ms", "period", "200ms"]);
-    assert_eq!(lab.processes().len(), 7, "and who stalls a host");
+    assert_eq!(lab.processes().len(), 8, "and who stalls a host");
     lab.ok(&["down"]);
     lab.nothing_left();
 }

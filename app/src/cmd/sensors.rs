@@ -2,6 +2,7 @@
 
 use crate::log;
 use agent::sensors::serve::{Config, serve};
+use kernel::caps::{Capability, keep_only};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +14,9 @@ const AFTER: &str = "Examples:
 
 Programs are loaded into the kernel once, however many agents run on it; an agent asks on the socket and hears of its own
 network namespace only. It needs root, or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN (to enter network
-namespaces) and CAP_SYS_PTRACE (to name the processes of sockets); everything else it gives up. What this kernel does not allow is said at the start, with what it
-costs. SIGTERM stops it in order.
+namespaces), CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (to name the processes of sockets) and CAP_SYSLOG (to name functions of
+the kernel); everything else it gives up. What this kernel does not allow is said at the start, with what it costs. SIGTERM
+stops it in order.
 Exit codes: 0 stopped in order, 1 it could not start.";
 
 #[derive(clap::Args)]
@@ -38,10 +40,25 @@ fn every(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// To load programs and read their maps; to enter network namespaces and have programs measured; to capture; to name
+/// the processes of sockets, and the functions of the kernel.
+const NEEDED: [Capability; 8] = [
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_NET_RAW,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_SYSLOG,
+];
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     log::begin("info");
+    // Before there is another thread: each would keep its own.
+    keep_only(&NEEDED)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         runtime.block_on(super::hub::asked_to_stop());

@@ -99,7 +99,8 @@ pub(crate) async fn run_with(
         }
     });
     let producer_epoch = wall_ns();
-    let tasks = Desk::new(producer_epoch);
+    let mut tasks = Desk::new(producer_epoch);
+    tasks.hire(Crew { tracer: None, capturer: capturer(&config, &name) });
     let mut agent = Agent {
         tasks,
         reports,
@@ -118,6 +119,14 @@ pub(crate) async fn run_with(
         p.prober.stop();
     }
     outcome
+}
+
+/// Who makes captures: the one that is given, or the process with the sensors.
+fn capturer(config: &Config, name: &str) -> Option<Arc<dyn Capturer>> {
+    let ask = |socket| -> Arc<dyn Capturer> {
+        Arc::new(AskSensors { socket, host: name.to_owned(), netns: config.netns.clone() })
+    };
+    config.capturer.clone().or_else(|| config.sensors_socket.clone().map(ask))
 }
 
 fn endpoint(config: &Config, hub: &str) -> Result<Endpoint, AgentError> {
@@ -421,11 +430,7 @@ impl Agent {
                     let client = Client::start(path, self.config.netns.clone());
                     client.inspect_err(|e| tracing::error!(reason = %e, "sensors are not asked")).ok()
                 });
-                let ask = |socket| -> Arc<dyn Capturer> {
-                    Arc::new(AskSensors { socket, host: self.name.clone(), netns: self.config.netns.clone() })
-                };
-                let own = self.config.capturer.clone();
-                let capturer = own.or_else(|| self.config.sensors_socket.clone().map(ask));
+                let capturer = capturer(&self.config, &self.name);
                 self.tasks.hire(Crew { tracer: prober.tracer(), capturer });
                 let (reports, tasks) = (self.reports.clone(), BTreeMap::new());
                 self.probing = Some(Running { fabric, prober, reports, outbox, sensors, host, tasks });

@@ -144,6 +144,14 @@ impl Watch {
         }
     }
 
+    /// Takes readings until something is in them, for some seconds at most.
+    fn until(&mut self, is_there: impl Fn(&Watch) -> bool) {
+        let begun = Instant::now();
+        while !is_there(self) && begun.elapsed() < Duration::from_secs(10) {
+            self.next();
+        }
+    }
+
     fn dropped(&self) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
         for d in &self.drops {
@@ -189,15 +197,15 @@ fn retransmits_are_those_the_kernel_counts_whatever_their_cause() {
     }
     let into = taker.join().unwrap();
     // All is acknowledged when nothing is on its way any more: the next reading has the last of it.
-    loop {
-        sender.next();
-        let last = sender.tcp.iter().rev().find(|r| r.remote_port == 5_001).unwrap();
-        if last.unacked == 0 && last.unsent == 0 {
-            break;
-        }
-    }
-    receiver.next();
-    receiver.next();
+    let idle = |w: &Watch, of: fn(&TcpRow) -> u32| {
+        w.tcp
+            .iter()
+            .rev()
+            .find(|r| of(r) == 5_001)
+            .is_some_and(|r| r.unacked == 0 && r.segs_out + r.segs_in == 0)
+    };
+    sender.until(|w| idle(w, |r| r.remote_port));
+    receiver.until(|w| idle(w, |r| r.local_port));
     let sum = |w: &Watch, of: fn(&TcpRow) -> u64| -> u64 {
         w.tcp.iter().filter(|r| r.remote_port == 5_001 || r.local_port == 5_001).map(of).sum()
     };
@@ -254,8 +262,7 @@ fn drops_are_counted_by_reason_and_only_where_they_happen() {
     for _ in 0..53 {
         while from.send_to(&[1; 10], "10.9.0.2:7003").is_err() {}
     }
-    b.next();
-    b.next();
+    b.until(|w| w.dropped().get("NETFILTER_DROP") >= Some(&53));
     a.next();
     let drops = b.dropped();
     assert_eq!(drops.get("NO_SOCKET"), Some(&37), "{drops:?}");
@@ -300,12 +307,10 @@ fn connections_that_end_between_two_readings_are_not_missed() {
     for _ in 0..7 {
         assert!(inside.run(|| TcpStream::connect("10.9.0.2:5999")).unwrap().is_err());
     }
-    a.next();
-    a.next();
-    let ended = |port: u32| -> (u32, u32) {
-        let rows = a.tcp.iter().filter(|r| r.connections > 0 && r.remote_port == port);
+    let ended = |w: &Watch, port: u32| -> (u32, u32) {
+        let rows = w.tcp.iter().filter(|r| r.connections > 0 && r.remote_port == port);
         rows.fold((0, 0), |sum, r| (sum.0 + r.connections, sum.1 + r.failed))
     };
-    assert_eq!(ended(5_002), (300, 0));
-    assert_eq!(ended(5_999), (7, 7));
+    a.until(|w| ended(w, 5_002).0 >= 300 && ended(w, 5_999).0 >= 7);
+    assert_eq!((ended(&a, 5_002), ended(&a, 5_999)), ((300, 0), (7, 7)));
 }

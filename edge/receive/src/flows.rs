@@ -47,6 +47,9 @@ impl Default for Config {
     }
 }
 
+/// At a stop, how long what waits in the sockets is still taken.
+const DRAIN: Duration = Duration::from_secs(2);
+
 /// What is handed over.
 #[derive(Debug, Default)]
 pub struct Taken {
@@ -168,8 +171,15 @@ impl Flows {
         let shared = Arc::new(Shared::default());
         let (out, taken) = sync_channel(config.queue.max(1));
         let (back, emptied) = channel();
-        let worker =
-            Worker { config: config.clone(), sockets, decoder, shared: Arc::clone(&shared), out, emptied };
+        let worker = Worker {
+            config: config.clone(),
+            sockets,
+            decoder,
+            shared: Arc::clone(&shared),
+            out,
+            emptied,
+            failing: false,
+        };
         let thread = std::thread::Builder::new().name("flows".to_owned()).spawn(move || worker.run());
         let thread = thread.map_err(|e| FlowError::Thread(e.to_string()))?;
         Ok((Flows { bound, shared, thread: Mutex::new(Some(thread)) }, Taker { taken, back }))
@@ -207,57 +217,69 @@ struct Worker {
     shared: Arc<Shared>,
     out: SyncSender<Taken>,
     emptied: Receiver<Taken>,
+    /// The last receive failed, and it was said.
+    failing: bool,
 }
 
 impl Worker {
     fn run(mut self) {
         let mut taken = Taken::default();
         let mut handed = Instant::now();
-        let mut failing = false;
         while !self.shared.stop.load(Relaxed) {
-            for socket in &mut self.sockets {
-                match socket.wait() {
-                    Ok(_) => failing = false,
-                    Err(error) => {
-                        if !failing {
-                            tracing::error!(%error, "flows cannot be received at the moment");
-                        }
-                        failing = true;
-                        // Not a busy loop over a socket that is broken.
-                        std::thread::sleep(Duration::from_millis(100));
-                        continue;
-                    }
-                }
-                let now = now();
-                for (from, bytes) in socket.iter() {
-                    let Some(bytes) = bytes else {
-                        self.shared.too_long.fetch_add(1, Relaxed);
-                        continue;
-                    };
-                    let address = match from.ip() {
-                        IpAddr::V4(a) => a.to_ipv6_mapped(),
-                        IpAddr::V6(a) => a,
-                    };
-                    // What it is counted as stands in the decoder's counts.
-                    let _ = self.decoder.datagram(
-                        now,
-                        address.octets(),
-                        bytes,
-                        &mut taken.flows,
-                        &mut taken.beside,
-                    );
-                }
-            }
-            let beside = taken.beside.counters.len() + taken.beside.drops.len();
-            if taken.flows.rows() >= self.config.rows
-                || beside >= self.config.rows
-                || handed.elapsed() >= self.config.every
-            {
+            self.receive(&mut taken);
+            if self.is_full(&taken) || handed.elapsed() >= self.config.every {
                 handed = Instant::now();
                 taken = self.hand_over(taken);
             }
         }
+        // What came before the stop still waits in the sockets.
+        let stopping = Instant::now();
+        while self.receive(&mut taken) > 0 && stopping.elapsed() < DRAIN {
+            if self.is_full(&taken) {
+                taken = self.hand_over(taken);
+            }
+        }
         self.hand_over(taken);
+    }
+
+    fn is_full(&self, taken: &Taken) -> bool {
+        let beside = taken.beside.counters.len() + taken.beside.drops.len();
+        taken.flows.rows() >= self.config.rows || beside >= self.config.rows
+    }
+
+    /// Takes a batch from each socket; how many datagrams.
+    fn receive(&mut self, taken: &mut Taken) -> usize {
+        let mut all = 0;
+        for socket in &mut self.sockets {
+            match socket.wait() {
+                Ok(n) => all += n,
+                Err(error) => {
+                    if !self.failing {
+                        tracing::error!(%error, "flows cannot be received at the moment");
+                    }
+                    self.failing = true;
+                    // Not a busy loop over a socket that is broken.
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            }
+            self.failing = false;
+            let now = now();
+            for (from, bytes) in socket.iter() {
+                let Some(bytes) = bytes else {
+                    self.shared.too_long.fetch_add(1, Relaxed);
+                    continue;
+                };
+                let address = match from.ip() {
+                    IpAddr::V4(a) => a.to_ipv6_mapped(),
+                    IpAddr::V6(a) => a,
+                };
+                // What it is counted as stands in the decoder's counts.
+                let _ =
+                    self.decoder.datagram(now, address.octets(), bytes, &mut taken.flows, &mut taken.beside);
+            }
+        }
+        all
     }
 
     fn hand_over(&mut self, mut taken: Taken) -> Taken {

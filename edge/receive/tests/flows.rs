@@ -85,7 +85,8 @@ fn a_slow_taker_loses_rows_that_are_counted() {
     });
     let tally = flows.tally();
     assert_eq!(rows + tally.records_dropped, tally.decoded.records);
-    assert_eq!(tally.decoded.records + tally.decoded.missing + 30 * tally.kernel_dropped, u64::from(sent));
+    assert_eq!(tally.decoded.records + 30 * tally.kernel_dropped, u64::from(sent), "{tally:?}");
+    assert!(tally.decoded.missing <= 30 * tally.kernel_dropped, "{tally:?}");
 }
 
 #[test]
