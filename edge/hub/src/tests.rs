@@ -539,6 +539,15 @@ async fn incidents_survive_and_can_be_judged() {
       },
       "confidence": 0.97,
       "evidence": {
+        "counters": [
+          {
+            "component": "p0-leaf1:p0-spine0",
+            "counter": "frame_error",
+            "events": 14,
+            "of": 1500,
+            "weight": 2.3
+          }
+        ],
         "crossing_fine": {
           "hurt": 0,
           "observations": 30,
@@ -560,7 +569,9 @@ async fn incidents_survive_and_can_be_judged() {
             "sequence": 99
           }
         ],
-        "moments": 5
+        "moments": 5,
+        "senders": 0,
+        "victims": []
       },
       "fault": {
         "delay_excess_ns": 0,

@@ -411,6 +411,7 @@ fn functions_know_the_fabric() {
         let from = match function.name {
             "ip_in" => "",
             "link_name" => " from link_health",
+            "address" => " from flow",
             "sketch_percentile" | "sketch_merge" => " from path_minute",
             _ => " from path_observation",
         };
