@@ -267,7 +267,7 @@ fn address(bytes: &[u8]) -> Address {
 fn ntp_us(n: u64) -> i64 {
     let seconds = (n >> 32) as i64 - 2_208_988_800;
     let seconds = if seconds < 0 { seconds + (1 << 32) } else { seconds };
-    seconds * 1_000_000 + ((n & 0xffff_ffff) * 1_000_000 >> 32) as i64
+    seconds * 1_000_000 + (((n & 0xffff_ffff) * 1_000_000) >> 32) as i64
 }
 
 /// What a message says beside its sets.

@@ -277,7 +277,7 @@ impl Tcp {
             let since = |i: usize| now.get(i).zip(before.get(i)).map_or(0, |(n, b)| n.wrapping_sub(*b));
             if since(0) == 0 {
                 // Idle entries make room; one that ends in this very moment is lost, and it is one of thousands.
-                if self.turn % 60 == 0 {
+                if self.turn.is_multiple_of(60) {
                     self.ended.remove(&key);
                     let _ = self.object.remove_summed::<3, 6>("ended", &key);
                 }
