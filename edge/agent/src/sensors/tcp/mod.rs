@@ -117,6 +117,14 @@ struct Before {
     seen: u64,
 }
 
+/// What the programs counted of sockets, by the kernel's address of each: of all namespaces together.
+struct Counted {
+    /// Segments sent again: fast, after a time-out, by a probe.
+    causes: HashMap<u64, [u64; 3]>,
+    /// Sampled round trips since the last reading.
+    times: HashMap<u64, [u64; 26]>,
+}
+
 /// Who has a socket.
 #[derive(Clone, Debug, Default)]
 struct Owner {
@@ -183,21 +191,15 @@ impl Tcp {
         }
     }
 
-    fn rows(&mut self, netns: u32, span: Span, all: &[Raw], reading: &mut wire::proto::SensorReading) {
-        let causes: HashMap<u64, [u64; 3]> = self
-            .object
-            .entries::<1, 3>("retransmits")
-            .unwrap_or_default()
-            .into_iter()
-            .map(|([k], v)| (k, v))
-            .collect();
-        let times: HashMap<u64, [u64; 26]> = self
-            .object
-            .drain::<1, 26>("round_trips")
-            .unwrap_or_default()
-            .into_iter()
-            .map(|([k], v)| (k, v))
-            .collect();
+    fn rows(
+        &mut self,
+        netns: u32,
+        span: Span,
+        all: &[Raw],
+        counted: &Counted,
+        reading: &mut wire::proto::SensorReading,
+    ) {
+        let Counted { causes, times } = counted;
         let mut rows = Vec::with_capacity(all.len());
         for raw in all {
             let key = (netns, raw.cookie);
@@ -372,9 +374,15 @@ impl Sensor for Tcp {
             raws.insert(number, all);
         }
         self.look_for_owners(&wanted);
+        let causes = self.object.entries::<1, 3>("retransmits")?;
+        let times = self.object.drain::<1, 26>("round_trips")?;
+        let counted = Counted {
+            causes: causes.into_iter().map(|([sock], n)| (sock, n)).collect(),
+            times: times.into_iter().map(|([sock], t)| (sock, t)).collect(),
+        };
         for (number, all) in &raws {
             if let Some(reading) = out.get_mut(number) {
-                self.rows(*number, span, all, reading);
+                self.rows(*number, span, all, &counted, reading);
             }
         }
         self.ended(span, out)?;
