@@ -14,6 +14,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define TCP_LISTEN 10
+#define TCP_CA_RECOVERY 3
 #define TCP_CA_LOSS 4
 #define ICSK_TIME_LOSS_PROBE 5
 #define BUCKETS 48
@@ -241,10 +242,12 @@ int BPF_PROG(tcp_retransmit_skb, struct sock *sk, struct sk_buff *skb)
             return 0;
     }
     struct inet_connection_sock *icsk = (struct inet_connection_sock *)sk;
-    if (BPF_CORE_READ(icsk, icsk_pending) == ICSK_TIME_LOSS_PROBE)
-        __sync_fetch_and_add(&c->probe, segments);
-    else if (BPF_CORE_READ_BITFIELD_PROBED(icsk, icsk_ca_state) == TCP_CA_LOSS)
+    __u32 ca_state = BPF_CORE_READ_BITFIELD_PROBED(icsk, icsk_ca_state);
+    if (ca_state == TCP_CA_LOSS)
         __sync_fetch_and_add(&c->timeout, segments);
+    // The timer of a probe may also be set, and not have run out, while a loss is being repaired.
+    else if (ca_state < TCP_CA_RECOVERY && BPF_CORE_READ(icsk, icsk_pending) == ICSK_TIME_LOSS_PROBE)
+        __sync_fetch_and_add(&c->probe, segments);
     else
         __sync_fetch_and_add(&c->fast, segments);
     return 0;
@@ -311,7 +314,9 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int before, int after)
     struct ended_key key = {};
     __u8 local[16] = {};
     addresses(c, local, key.remote, family);
-    __u32 a = BPF_CORE_READ(c, skc_num), b = __builtin_bswap16(BPF_CORE_READ(c, skc_dport));
+    // The number of its own port is given back before a socket closes; what it wrote into packets is still there.
+    struct inet_sock *inet = (struct inet_sock *)sk;
+    __u32 a = __builtin_bswap16(BPF_CORE_READ(inet, inet_sport)), b = __builtin_bswap16(BPF_CORE_READ(c, skc_dport));
     key.port = a < b ? a : b;
     key.netns = BPF_CORE_READ(c, skc_net.net, ns.inum);
     struct ended *e = bpf_map_lookup_elem(&ended, &key);
