@@ -218,11 +218,9 @@ fn retransmits_are_those_the_kernel_counts_whatever_their_cause() {
     assert!(sum(&sender, |r| r.retrans_probe) <= probes);
     assert_eq!(sum(&sender, |r| r.bytes_acked), bytes as u64 + 1, "and the SYN");
     assert_eq!(sum(&receiver, |r| r.bytes_received), bytes as u64);
-    assert_eq!(
-        sum(&receiver, |r| r.out_of_order),
-        pair.counter(1, "netstat", "TcpExt", "TCPOFOQueue"),
-        "segments that came over a hole"
-    );
+    // The kernel's table counts what came together as one, the connection its segments.
+    let over_holes = pair.counter(1, "netstat", "TcpExt", "TCPOFOQueue");
+    assert!(over_holes > 0 && sum(&receiver, |r| r.out_of_order) >= over_holes);
     assert_eq!(receiver.dropped().get("NETFILTER_DROP").copied().unwrap_or(0), pair.nft(1));
     let rtt: Vec<&TcpRow> = sender.tcp.iter().filter(|r| r.rtt_samples > 0).collect();
     assert!(
