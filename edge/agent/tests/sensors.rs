@@ -204,8 +204,10 @@ fn retransmits_are_those_the_kernel_counts_whatever_their_cause() {
             .find(|r| of(r) == 5_001)
             .is_some_and(|r| r.unacked == 0 && r.segs_out + r.segs_in == 0)
     };
-    sender.until(|w| idle(w, |r| r.remote_port));
-    receiver.until(|w| idle(w, |r| r.local_port));
+    let all = bytes as u64;
+    sender.until(|w| idle(w, |r| r.remote_port) && w.tcp.iter().map(|r| r.bytes_acked).sum::<u64>() > all);
+    receiver
+        .until(|w| idle(w, |r| r.local_port) && w.tcp.iter().map(|r| r.bytes_received).sum::<u64>() >= all);
     let sum = |w: &Watch, of: fn(&TcpRow) -> u64| -> u64 {
         w.tcp.iter().filter(|r| r.remote_port == 5_001 || r.local_port == 5_001).map(of).sum()
     };
