@@ -39,7 +39,9 @@ impl<T: Copy + Default> Maybe<T> {
 
     /// The value of a row.
     pub fn get(&self, row: usize) -> Option<T> {
-        let lacks = self.absent.iter().any(|&(first, count)| (first..first + count).contains(&row));
+        let after = self.absent.partition_point(|&(first, _)| first <= row);
+        let run = after.checked_sub(1).and_then(|i| self.absent.get(i));
+        let lacks = run.is_some_and(|&(first, count)| row < first + count);
         self.values.get(row).copied().filter(|_| !lacks)
     }
 
@@ -110,7 +112,7 @@ columns! {
     dst: Address,
     /// Source port.
     src_port: i32,
-    /// Destination port.
+    /// Destination port; of ICMP, type times 256 and code.
     dst_port: i32,
     /// IP protocol.
     protocol: i32,
@@ -152,6 +154,53 @@ columns! {
     forwarding_status: i32,
     /// Packets with ECN CE set.
     ecn_marked: i64,
+}
+
+/// What a record tells of the other direction of its flow (RFC 5103). Sampling is not made up for yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reverse {
+    pub packets: i64,
+    pub bytes: i64,
+    pub tcp_flags: Option<i32>,
+    pub traffic_class: Option<i32>,
+}
+
+impl FlowColumns {
+    /// Adds a row for the other direction of a row's flow. What is said of the way alone, such as labels and hop limits, is
+    /// of the first direction. The caller levels the columns.
+    pub(crate) fn turn(&mut self, row: usize, reverse: Reverse) {
+        let (Some(&ts), Some(&exporter)) = (self.ts_us.get(row), self.exporter.get(row)) else { return };
+        let rate = self.sampling.get(row).copied().unwrap_or(1);
+        self.ts_us.push(ts);
+        self.exporter.push(exporter);
+        self.sampling.push(rate);
+        self.packets.push(reverse.packets.saturating_mul(rate.into()));
+        self.bytes.push(reverse.bytes.saturating_mul(rate.into()));
+        self.duration_us.push(self.duration_us.get(row));
+        let (src, dst) = (self.src.get(row), self.dst.get(row));
+        self.src.push(dst);
+        self.dst.push(src);
+        let protocol = self.protocol.get(row);
+        self.protocol.push(protocol);
+        let (src, dst) = (self.src_port.get(row), self.dst_port.get(row));
+        // ICMP's type and code are no port of one end.
+        let (src, dst) = if matches!(protocol, Some(1 | 58)) { (dst, src) } else { (src, dst) };
+        self.src_port.push(dst);
+        self.dst_port.push(src);
+        self.tcp_flags.push(reverse.tcp_flags);
+        self.traffic_class.push(reverse.traffic_class);
+        let (inward, outward) = (self.in_if.get(row), self.out_if.get(row));
+        self.in_if.push(outward);
+        self.out_if.push(inward);
+        let (src, dst) = (self.src_as.get(row), self.dst_as.get(row));
+        self.src_as.push(dst);
+        self.dst_as.push(src);
+        let (src, dst) = (self.src_prefix_len.get(row), self.dst_prefix_len.get(row));
+        self.src_prefix_len.push(dst);
+        self.dst_prefix_len.push(src);
+        self.vlan.push(self.vlan.get(row));
+        self.end_reason.push(self.end_reason.get(row));
+    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub struct Counts {
     pub refused: u64,
     /// Datagrams whose lengths contradict each other; what stood before that was taken.
     pub cut: u64,
-    /// Flow records taken.
+    /// Flow records taken; one of both directions (RFC 5103) counts twice if something went back.
     pub records: u64,
     /// Records of options, which say something of the exporter.
     pub options: u64,
@@ -313,11 +313,13 @@ impl Decoder {
             return;
         }
         let rate = |selector| known.rates.of(selector).unwrap_or(sampling);
+        let before = flows.rows();
         match template.take(set, told, known.number.cast_signed(), rate, flows) {
             Ok(n) => {
+                let rows = flows.rows() - before;
                 taken.all += n;
-                taken.flows += n;
-                self.counts.records += n as u64;
+                taken.flows += rows;
+                self.counts.records += rows as u64;
             }
             Err(BadSet::Cut) => {
                 known.unread = true;

@@ -7,11 +7,13 @@
 //! leaves the columns as they were; a template's size is bounded by the message it came in.
 //! Absent on purpose: lists and other structured data (RFC 6313): they are stepped over by their length.
 
-use super::columns::{Address, FlowColumns, Maybe, mapped};
+use super::columns::{Address, FlowColumns, Maybe, Reverse, mapped};
 use alloc::vec::Vec;
 
 /// Fields of a template.
 pub(crate) const FIELDS_MAX: usize = 512;
+/// Elements of the other direction have this enterprise (RFC 5103).
+const REVERSE: u32 = 29_305;
 /// A field whose length stands before each value.
 const VARIABLE: u16 = 0xffff;
 
@@ -90,9 +92,21 @@ pub(crate) struct Plan {
     wides: Vec<(Wide, At)>,
     /// IPv4 and IPv6 where a template has both.
     places: Vec<(Place, At, Option<At>)>,
+    /// ICMP's type, or both: what is to be shifted left by so many bits.
+    icmp: Vec<(At, u32)>,
+    reverse: Backward,
     pub selector: Option<At>,
     /// What an options record says of sampling: `(what, field)`.
     pub sampling: Vec<(SamplingWord, At)>,
+}
+
+/// Fields of the other direction of a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Backward {
+    packets: Option<At>,
+    bytes: Option<At>,
+    tcp_flags: Option<At>,
+    traffic_class: Option<At>,
 }
 
 /// What options say of sampling (RFC 5477, RFC 3954).
@@ -142,8 +156,10 @@ impl Plan {
     fn of(fields: &[Field]) -> Plan {
         let mut plan = Plan::default();
         for (at, f) in fields.iter().enumerate() {
-            if f.enterprise == 0 {
-                plan.take(f.element, at);
+            match f.enterprise {
+                0 => plan.take(f.element, at),
+                REVERSE => plan.take_reverse(f.element, at),
+                _ => {}
             }
         }
         plan
@@ -179,6 +195,17 @@ impl Plan {
             _ => return self.take_others(element, at),
         };
         self.number(number, at);
+    }
+
+    fn take_reverse(&mut self, element: u16, at: At) {
+        let slot = match element {
+            2 | 86 => &mut self.reverse.packets,
+            1 | 85 => &mut self.reverse.bytes,
+            6 => &mut self.reverse.tcp_flags,
+            5 => &mut self.reverse.traffic_class,
+            _ => return,
+        };
+        first(slot, at);
     }
 
     fn number(&mut self, number: Number, at: At) {
@@ -217,6 +244,11 @@ impl Plan {
             23 | 231 => return first(&mut self.bytes[1], at),
             161 => return first(&mut self.duration, at),
             160 => return first(&mut self.booted, at),
+            299 => return first(&mut self.reverse.packets, at),
+            232 => return first(&mut self.reverse.bytes, at),
+            // type and code together, then each alone
+            32 | 139 | 177 | 179 => return self.icmp.push((at, 0)),
+            176 | 178 => return self.icmp.push((at, 8)),
             48 | 302 => return first(&mut self.selector, at),
             34 | 50 => return self.sampling.push((SamplingWord::Interval, at)),
             305 => return self.sampling.push((SamplingWord::PacketInterval, at)),
@@ -409,7 +441,7 @@ impl Template {
         self.fields.get(at).map_or(0, |f| f.length)
     }
 
-    /// Takes all records of a data set; how many.
+    /// Takes all records of a data set; how many. One that tells of both directions of a flow becomes two rows.
     pub(crate) fn take(
         &self,
         data: &[u8],
@@ -450,6 +482,7 @@ impl Template {
             };
             numbers!(&records, self, at, to.values, int);
         }
+        self.icmp(&records, n, &mut out.dst_port);
         for &(what, at) in &self.plan.wides {
             let to = match what {
                 Wide::InIf => &mut out.in_if,
@@ -475,7 +508,55 @@ impl Template {
             self.addresses(&records, at, other, to);
         }
         out.level();
+        self.turn(&records, n, out);
         Ok(n)
+    }
+
+    /// ICMP's type and code where a port would be.
+    fn icmp(&self, records: &Records<'_>, n: usize, to: &mut Maybe<i32>) {
+        if self.plan.icmp.is_empty() {
+            return;
+        }
+        let from = if self.plan.numbers.iter().any(|(what, _)| *what == Number::DstPort) {
+            to.values.len() - n
+        } else {
+            to.values.len()
+        };
+        to.values.resize(from + n, 0);
+        for &(at, shift) in &self.plan.icmp {
+            let mut told = Vec::new();
+            numbers!(records, self, at, told, |n: u64| int(n & 0xffff) << shift);
+            let ports = to.values.iter_mut().skip(from);
+            ports.zip(told).filter(|(_, t)| *t != 0).for_each(|(port, t)| *port |= t & 0xffff);
+        }
+    }
+
+    /// Rows for the other directions of the last `n` rows, where something went that way.
+    fn turn(&self, records: &Records<'_>, n: usize, out: &mut FlowColumns) {
+        let plan = &self.plan.reverse;
+        let Some(counted) = plan.packets.or(plan.bytes) else { return };
+        let column = |at: Option<At>| {
+            let mut values = Vec::new();
+            if let Some(at) = at {
+                numbers!(records, self, at, values, long);
+            }
+            values
+        };
+        let counted = column(Some(counted));
+        let (packets, bytes) = (column(plan.packets), column(plan.bytes));
+        let (flags, class) = (column(plan.tcp_flags), column(plan.traffic_class));
+        let small = |column: &[i64], i: usize| column.get(i).and_then(|v| i32::try_from(*v).ok());
+        let from = out.rows() - n;
+        for (i, _) in counted.iter().enumerate().filter(|(_, c)| **c > 0) {
+            let reverse = Reverse {
+                packets: packets.get(i).copied().unwrap_or(0),
+                bytes: bytes.get(i).copied().unwrap_or(0),
+                tcp_flags: small(&flags, i),
+                traffic_class: small(&class, i),
+            };
+            out.turn(from + i, reverse);
+        }
+        out.level();
     }
 
     fn addresses(&self, records: &Records<'_>, at: At, other: Option<At>, to: &mut Maybe<Address>) {
@@ -583,6 +664,12 @@ impl Plan {
             return self;
         }
         self.start.iter_mut().chain(self.end.iter_mut()).for_each(|(at, _)| moved(at));
+        let r = &mut self.reverse;
+        [&mut r.packets, &mut r.bytes, &mut r.tcp_flags, &mut r.traffic_class]
+            .into_iter()
+            .flatten()
+            .for_each(moved);
+        self.icmp.iter_mut().for_each(|(at, _)| moved(at));
         let singles = [&mut self.duration, &mut self.booted, &mut self.selector];
         singles.into_iter().flatten().for_each(moved);
         self.packets.iter_mut().chain(self.bytes.iter_mut()).flatten().for_each(moved);

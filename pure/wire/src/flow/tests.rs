@@ -417,6 +417,48 @@ fn sflow_samples_are_flows_of_so_many_packets() {
 }
 
 #[test]
+fn both_directions_of_a_flow_are_two_rows_and_icmp_has_type_and_code_for_a_port() {
+    let mut t = Taker::new();
+    let mut fields = plain(&[(8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (32, 2), (2, 4), (1, 4)]);
+    fields.extend([(2, 4, 29_305), (1, 4, 29_305)]);
+    let record = |protocol: u8, icmp: u16, back: u32| {
+        let mut r = vec![10, 0, 0, 1, 10, 0, 0, 2];
+        let port = if protocol == 1 { 0 } else { 443 };
+        put(&mut r, port * 100, 2);
+        put(&mut r, port, 2);
+        r.push(protocol);
+        put(&mut r, icmp.into(), 2);
+        for n in [3, 300, back, back * 100] {
+            put(&mut r, n.into(), 4);
+        }
+        r
+    };
+    let records = [record(6, 0, 2), record(17, 0, 0), record(1, 0x0800, 1)].concat();
+    t.take(&ipfix(0, &[set(2, &template(256, None, &fields)), set(256, &records)])).unwrap();
+    let rows: Vec<_> = (0..t.flows.rows())
+        .map(|r| {
+            let f = &t.flows;
+            let last = |a: Option<Address>| a.map(|a| a[15]);
+            (last(f.src.get(r)), f.src_port.get(r), f.dst_port.get(r), f.packets[r], f.bytes[r])
+        })
+        .collect();
+    let (one, two) = (Some(1), Some(2));
+    assert_eq!(
+        rows,
+        [
+            (one, Some(44_300), Some(443), 3, 300),
+            (one, Some(44_300), Some(443), 3, 300),
+            (one, Some(0), Some(0x0800), 3, 300),
+            (two, Some(443), Some(44_300), 2, 200),
+            (two, Some(0), Some(0x0800), 1, 100),
+        ]
+    );
+    // the exporter counts three records
+    t.take(&ipfix(3, &[set(256, &record(17, 0, 0))])).unwrap();
+    assert_eq!((t.decoder.counts().missing, t.decoder.counts().records), (0, 6));
+}
+
+#[test]
 fn sflow_counters_and_drops_stand_beside() {
     let mut t = Taker::new();
     let mut generic = xdr(&[12, 6]);
