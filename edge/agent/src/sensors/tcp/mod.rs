@@ -374,10 +374,13 @@ impl Sensor for Tcp {
             raws.insert(number, all);
         }
         self.look_for_owners(&wanted);
-        let causes = self.object.entries::<1, 3>("retransmits")?;
+        let causes = self.object.entries::<1, 4>("retransmits")?;
         let times = self.object.drain::<1, 26>("round_trips")?;
         let counted = Counted {
-            causes: causes.into_iter().map(|([sock], n)| (sock, n)).collect(),
+            causes: causes
+                .into_iter()
+                .map(|([sock], [fast, timeout, probe, _])| (sock, [fast, timeout, probe]))
+                .collect(),
             times: times.into_iter().map(|([sock], t)| (sock, t)).collect(),
         };
         for (number, all) in &raws {

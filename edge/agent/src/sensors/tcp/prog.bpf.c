@@ -76,6 +76,7 @@ struct causes {
     __u64 fast;
     __u64 timeout;
     __u64 probe;
+    __u64 counted; // by the connection itself, when the last event came
 };
 
 struct {
@@ -241,6 +242,13 @@ int BPF_PROG(tcp_retransmit_skb, struct sock *sk, struct sk_buff *skb)
         if (!c)
             return 0;
     }
+    // From 6.17 on there is an event also where nothing was sent, such as when the segment before it still waits in the
+    // host's own queue: then the connection has counted nothing.
+    struct tcp_sock *t = (struct tcp_sock *)sk;
+    __u64 counted = BPF_CORE_READ(t, total_retrans);
+    if (counted - c->counted < segments)
+        segments = counted - c->counted;
+    c->counted = counted;
     struct inet_connection_sock *icsk = (struct inet_connection_sock *)sk;
     __u32 ca_state = BPF_CORE_READ_BITFIELD_PROBED(icsk, icsk_ca_state);
     if (ca_state == TCP_CA_LOSS)
