@@ -24,6 +24,7 @@ mod sim;
 mod timeline;
 mod top;
 mod trace;
+mod why;
 
 /// Moves, watches and explains the networks of AI and data-center infrastructure.
 #[derive(Parser)]
@@ -51,6 +52,8 @@ enum Command {
     Paths(paths::Args),
     /// Trace every path and every hop between two hosts, now
     Trace(trace::Args),
+    /// What slows a connection, a process or the traffic with a host: host, path or peer
+    Why(why::Args),
     /// Capture packets of several hosts at once, without what is in them, as one file
     Capture(capture::Args),
     /// The sickest links and paths right now
@@ -110,6 +113,7 @@ impl Cli {
             Command::Guide(args) => guide::run(args),
             Command::Paths(args) => paths::run(args),
             Command::Trace(args) => trace::run(args),
+            Command::Why(args) => why::run(args),
             Command::Capture(args) => capture::run(args),
             Command::Top(args) => top::run(args),
             Command::Query(args) => query::run(args),

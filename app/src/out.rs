@@ -1,6 +1,6 @@
 //! What every command says the same way: errors, exit codes, JSON.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 
 /// The command could not do what was asked (bad input, nothing there, no answer).
@@ -15,6 +15,11 @@ pub(crate) fn fail(e: &anyhow::Error) -> ExitCode {
         eprintln!("  because: {cause}");
     }
     ExitCode::from(FAILED)
+}
+
+/// Whether standard output is a terminal whose user wants colours.
+pub(crate) fn coloured() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Prints a value as JSON on standard output, indented, ending in a newline.

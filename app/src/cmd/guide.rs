@@ -4,7 +4,6 @@ use super::explain::find;
 use crate::client::HubArgs;
 use crate::out;
 use hub::GuideView;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 const AFTER: &str = "Examples:
@@ -57,7 +56,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let guide: GuideView = client.get(&format!("/api/v1/incidents/{id}/guide"))?;
     if args.json {
         out::json(&guide)?;
-    } else if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+    } else if out::coloured() {
         print!("{}", coloured(&guide.markdown));
     } else {
         print!("{}", guide.markdown);

@@ -1,6 +1,6 @@
 //! What an agent needs to know before it starts. `app` fills it from arguments and files.
 
-use crate::tasks::Capturer;
+use crate::tasks::Helper;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub struct Config {
     /// made the agent says so and goes on without.
     pub transport_socket: Option<PathBuf>,
     /// Who makes captures; none: the process with the sensors.
-    pub capturer: Option<Arc<dyn Capturer>>,
+    pub helper: Option<Arc<dyn Helper>>,
     /// Socket of the process with the sensors; none: none are read.
     pub sensors_socket: Option<PathBuf>,
     /// Record from the start, for `selvedge replay`; none: not.
@@ -64,7 +64,7 @@ impl Default for Config {
             stamp_port: 862,
             stamp_key: None,
             transport_socket: None,
-            capturer: None,
+            helper: None,
             sensors_socket: None,
             record: None,
             buffer_rows: 65_536,

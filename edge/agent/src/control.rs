@@ -13,7 +13,7 @@ use crate::probing::{Open, Probing, read};
 use crate::reports::Reports;
 use crate::rpc::ingest_client::IngestClient;
 use crate::sensors::client::{AskSensors, Client};
-use crate::tasks::{Capturer, Crew, Desk};
+use crate::tasks::{Crew, Desk, Helper};
 use fabric::Fabric;
 use probe::Observation;
 use std::collections::BTreeMap;
@@ -100,7 +100,7 @@ pub(crate) async fn run_with(
     });
     let producer_epoch = wall_ns();
     let mut tasks = Desk::new(producer_epoch);
-    tasks.hire(Crew { tracer: None, capturer: capturer(&config, &name) });
+    tasks.hire(Crew { tracer: None, helper: helper(&config, &name) });
     let mut agent = Agent {
         tasks,
         reports,
@@ -122,11 +122,11 @@ pub(crate) async fn run_with(
 }
 
 /// Who makes captures: the one that is given, or the process with the sensors.
-fn capturer(config: &Config, name: &str) -> Option<Arc<dyn Capturer>> {
-    let ask = |socket| -> Arc<dyn Capturer> {
+fn helper(config: &Config, name: &str) -> Option<Arc<dyn Helper>> {
+    let ask = |socket| -> Arc<dyn Helper> {
         Arc::new(AskSensors { socket, host: name.to_owned(), netns: config.netns.clone() })
     };
-    config.capturer.clone().or_else(|| config.sensors_socket.clone().map(ask))
+    config.helper.clone().or_else(|| config.sensors_socket.clone().map(ask))
 }
 
 fn endpoint(config: &Config, hub: &str) -> Result<Endpoint, AgentError> {
@@ -430,8 +430,8 @@ impl Agent {
                     let client = Client::start(path, self.config.netns.clone());
                     client.inspect_err(|e| tracing::error!(reason = %e, "sensors are not asked")).ok()
                 });
-                let capturer = capturer(&self.config, &self.name);
-                self.tasks.hire(Crew { tracer: prober.tracer(), capturer });
+                let helper = helper(&self.config, &self.name);
+                self.tasks.hire(Crew { tracer: prober.tracer(), helper });
                 let (reports, tasks) = (self.reports.clone(), BTreeMap::new());
                 self.probing = Some(Running { fabric, prober, reports, outbox, sensors, host, tasks });
                 Ok(())

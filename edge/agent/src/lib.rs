@@ -25,6 +25,7 @@ pub mod prober;
 pub mod record;
 pub mod sensors;
 pub mod tasks;
+pub mod why;
 
 mod config;
 mod control;

@@ -1,4 +1,4 @@
-//! What the hub asks for once: traces and captures, carried out beside the probing and handed over in pieces.
+//! What the hub asks for once: traces, captures and looks, carried out beside the probing and handed over in pieces.
 //!
 //! How: a [`Desk`] belongs to the connection. It decides about each list by [`wire::task::Gate`], starts a thread for each
 //! task, and takes the pieces the threads make: few at a time, so that a thread waits while the hub does not acknowledge.
@@ -7,8 +7,8 @@
 //! Invariants: at most [`RUNNING_MAX`](wire::task::RUNNING_MAX) threads; at most
 //! [`UNACKNOWLEDGED_MAX`](wire::task::UNACKNOWLEDGED_MAX) pieces of a task under way and one waiting; a task ends with exactly
 //! one last piece, which says what was wrong where something was; one that is not listed any more, or has expired, stops.
-//! Absent on purpose: privileges. A trace has its sockets from the start; a capture is made by whoever has them
-//! ([`Capturer`]).
+//! Absent on purpose: privileges. A trace has its sockets from the start; captures and looks are made by whoever
+//! has them ([`Helper`]).
 
 pub mod capture;
 pub mod merge;
@@ -23,14 +23,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use trace::Tracer;
 use wire::Nanos;
 use wire::proto::task::Kind;
-use wire::proto::{CaptureTask, Task, TaskAck, TaskOutput, Tasks};
+use wire::proto::{CaptureTask, LookTask, Task, TaskAck, TaskOutput, Tasks};
 use wire::task::{CHUNK_BYTES_MAX, Gate, UNACKNOWLEDGED_MAX, words};
 
 /// Last pieces of refused tasks that wait for the hub. The oldest go first: whoever is refused so often floods.
 const REFUSALS_MAX: usize = 64;
 
-/// Makes captures: the one who has the privileges for it.
-pub trait Capturer: Send + Sync + std::fmt::Debug {
+/// Makes captures and looks: the one who has the privileges for it.
+pub trait Helper: Send + Sync + std::fmt::Debug {
     /// Captures until the task's limits, or `stop`. `sink` takes pieces of any size and says whether it wants more. An error
     /// is words for people.
     fn capture(
@@ -39,13 +39,17 @@ pub trait Capturer: Send + Sync + std::fmt::Debug {
         stop: &dyn Fn() -> bool,
         sink: &mut dyn FnMut(Vec<u8>) -> bool,
     ) -> Result<Summary, String>;
+
+    /// Looks at connections for as long as the task says; facts of this end as JSON ([`crate::why::EndFacts`]). An error is
+    /// words for people. Blocks.
+    fn look(&self, task: &LookTask) -> Result<Vec<u8>, String>;
 }
 
-/// Captures in this process, which then needs the privileges.
+/// Does it in this process, which then needs the privileges.
 #[derive(Clone, Debug, Default)]
 pub struct Here(pub capture::Place);
 
-impl Capturer for Here {
+impl Helper for Here {
     fn capture(
         &self,
         task: &CaptureTask,
@@ -54,6 +58,11 @@ impl Capturer for Here {
     ) -> Result<Summary, String> {
         capture::run(task, &self.0, stop, sink).map_err(|e| e.to_string())
     }
+
+    fn look(&self, task: &LookTask) -> Result<Vec<u8>, String> {
+        let _in = self.0.netns.as_deref().map(kernel::netns::enter).transpose().map_err(|e| e.to_string())?;
+        crate::why::look(task, &self.0.host)
+    }
 }
 
 /// Who carries out what.
@@ -61,8 +70,8 @@ impl Capturer for Here {
 pub struct Crew {
     /// Traces; none before the fabric is known.
     pub tracer: Option<Arc<Tracer>>,
-    /// Captures; none where the host gives nobody the privileges.
-    pub capturer: Option<Arc<dyn Capturer>>,
+    /// Captures and looks; none where the host gives nobody the privileges.
+    pub helper: Option<Arc<dyn Helper>>,
 }
 
 /// A piece on its way from a task's thread.
@@ -167,16 +176,31 @@ impl Desk {
                 })
             }
             Some(Kind::Capture(capture)) => {
-                let capturer = self.crew.capturer.clone().ok_or(
+                let helper = self.crew.helper.clone().ok_or(
                     "nobody on this host may capture: start `selvedge sensors` beside the agent, and give it CAP_NET_RAW",
                 )?;
                 let capture = capture.clone();
                 Box::new(move |out| {
                     let mut sink =
                         |bytes: Vec<u8>| bytes.chunks(CHUNK_BYTES_MAX).all(|piece| out.piece(piece.to_vec()));
-                    match capturer.capture(&capture, &|| out.stopped(), &mut sink) {
+                    match helper.capture(&capture, &|| out.stopped(), &mut sink) {
                         Ok(summary) => out.last(String::new(), summary.lost),
                         Err(why) => out.last(words(&why), 0),
+                    }
+                })
+            }
+            Some(Kind::Look(look)) => {
+                let helper = self.crew.helper.clone().ok_or(
+                    "nobody on this host may look at its connections: start `selvedge sensors` beside the agent",
+                )?;
+                let look = look.clone();
+                Box::new(move |out| {
+                    let (bytes, error) = match helper.look(&look) {
+                        Ok(facts) => (facts, String::new()),
+                        Err(why) => (Vec::new(), words(&why)),
+                    };
+                    if bytes.chunks(CHUNK_BYTES_MAX).all(|piece| out.piece(piece.to_vec())) {
+                        out.last(error, 0);
                     }
                 })
             }
@@ -319,7 +343,7 @@ mod tests {
         begun: Barrier,
     }
 
-    impl Capturer for Puppet {
+    impl Helper for Puppet {
         fn capture(
             &self,
             task: &CaptureTask,
@@ -330,7 +354,7 @@ mod tests {
                 return Err("no".repeat(1_000));
             }
             if task.seconds == 8 {
-                panic!("a capturer that dies");
+                panic!("a helper that dies");
             }
             for i in 0..self.pieces {
                 if !sink(vec![i as u8; CHUNK_BYTES_MAX + 1]) {
@@ -345,12 +369,16 @@ mod tests {
             }
             Ok(Summary { lost: 5, ..Summary::default() })
         }
+
+        fn look(&self, task: &LookTask) -> Result<Vec<u8>, String> {
+            if task.question == "1" { Err("no such process".to_owned()) } else { Ok(b"{}".to_vec()) }
+        }
     }
 
     fn desk(pieces: usize, waits: usize) -> (Desk, Arc<Puppet>) {
         let puppet = Arc::new(Puppet { pieces, begun: Barrier::new(waits + 1) });
         let mut desk = Desk::new(9);
-        desk.hire(Crew { tracer: None, capturer: Some(puppet.clone()) });
+        desk.hire(Crew { tracer: None, helper: Some(puppet.clone()) });
         (desk, puppet)
     }
 
@@ -438,6 +466,21 @@ mod tests {
         assert!(said[&5].contains("older than the hub"));
         (1..=5).for_each(|id| ack(&mut desk, id, 1));
         assert!(desk.is_idle());
+    }
+
+    #[test]
+    fn a_look_is_one_answer_or_words() {
+        let (mut desk, _) = desk(0, 0);
+        let look = |id, question: &str| {
+            let look = LookTask { question: question.to_owned(), seconds: 1 };
+            Task { kind: Some(Kind::Look(look)), ..capture(id, 1) }
+        };
+        desk.list(NOW, &list(&[look(1, "1"), look(2, "2"), look(3, "")]));
+        let mut all: Vec<TaskOutput> = (0..4).map(|_| next(&mut desk)).collect();
+        all.sort_by_key(|p| (p.task, p.sequence));
+        assert_eq!((all[0].done, all[0].error.as_str()), (true, "no such process"));
+        assert_eq!((all[1].chunk.as_slice(), all[2].done, all[2].error.as_str()), (&b"{}"[..], true, ""));
+        assert!(all[3].error.contains("expected a process"), "{}", all[3].error);
     }
 
     #[test]

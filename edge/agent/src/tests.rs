@@ -5,7 +5,7 @@ use crate::control::run_with;
 use crate::error::AgentError;
 use crate::probing::Probing;
 use crate::rpc::ingest_server::{Ingest, IngestServer};
-use crate::tasks::Capturer;
+use crate::tasks::Helper;
 use crate::tasks::capture::Summary;
 use fabric::Fabric;
 use probe::{Observation, Plan};
@@ -279,7 +279,7 @@ async fn a_new_fabric_ends_the_agent_and_a_bad_plan_does_not() {
 #[derive(Debug)]
 struct Twenty;
 
-impl Capturer for Twenty {
+impl Helper for Twenty {
     fn capture(
         &self,
         _: &CaptureTask,
@@ -288,6 +288,10 @@ impl Capturer for Twenty {
     ) -> Result<Summary, String> {
         (0..20u8).try_for_each(|i| if sink(vec![i; 1_000]) { Ok(()) } else { Err("gone".to_owned()) })?;
         Ok(Summary { lost: 3, ..Summary::default() })
+    }
+
+    fn look(&self, _: &wire::proto::LookTask) -> Result<Vec<u8>, String> {
+        Err("not asked for here".to_owned())
     }
 }
 
@@ -305,7 +309,7 @@ impl Seen {
 
 #[tokio::test]
 async fn a_task_is_done_once_and_its_pieces_outlive_a_broken_stream() {
-    let mut t = a_theatre(|c| c.capturer = Some(Arc::new(Twenty))).await;
+    let mut t = a_theatre(|c| c.helper = Some(Arc::new(Twenty))).await;
     let mut hub = t.stream().await;
     let kind = Some(wire::proto::task::Kind::Capture(CaptureTask::default()));
     let expires_ns = kernel::timestamp::unix_ns() + 60_000_000_000;

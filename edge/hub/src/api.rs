@@ -96,6 +96,7 @@ impl Api {
         now::events,
         tasks::trace,
         tasks::capture,
+        tasks::look,
         tasks::tasks,
         tasks::task,
         tasks::stop,
@@ -146,6 +147,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v1/events", get(now::events))
         .route("/api/v1/traces", post(tasks::trace))
         .route("/api/v1/captures", post(tasks::capture))
+        .route("/api/v1/looks", post(tasks::look))
         .route("/api/v1/tasks", get(tasks::tasks))
         .route("/api/v1/tasks/{id}", get(tasks::task))
         .route("/api/v1/tasks/{id}/stop", post(tasks::stop))

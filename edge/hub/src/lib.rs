@@ -49,7 +49,7 @@ mod tests;
 mod told;
 mod view;
 
-pub use crate::tasks::{GivenView, TaskView, TraceView, TracedHop, TracedPath};
+pub use crate::tasks::{GivenView, LookView, TaskView, TraceView, TracedHop, TracedPath};
 pub use ask::{ColumnView, QueryView, Question, SchemaColumn, SchemaFunction, SchemaTable, SchemaView};
 pub use care::{RetrospectiveView, SeriesView, SideView};
 pub use config::{Config, WebTls};

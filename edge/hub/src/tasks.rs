@@ -1,4 +1,4 @@
-//! What agents are asked to do once: a trace, a capture. Asked for over HTTP, handed to the agents on their streams, the
+//! What agents are asked to do once: a trace, a capture, a look at connections. Asked for over HTTP, handed to the agents on their streams, the
 //! outcome kept for who asked.
 //!
 //! How: a board holds the tasks; a stream that is open sees the board change and sends its host's list, whole. Pieces of
@@ -20,13 +20,13 @@ use fabric::Fabric;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 use wire::proto::{
-    CaptureFilter, CaptureTask, HopConfidence, Task, TaskAck, TaskOutput, Tasks, TraceReport, TraceTask,
-    task::Kind,
+    CaptureFilter, CaptureTask, HopConfidence, LookTask, Task, TaskAck, TaskOutput, Tasks, TraceReport,
+    TraceTask, task::Kind,
 };
 use wire::task::{Assembly, RUNNING_MAX, Taken, TaskError, check};
 use wire::{HostId, Nanos, PathId};
@@ -220,11 +220,28 @@ impl Board {
         self.lock().tasks.values().map(|k| view(fabric, k)).collect()
     }
 
-    fn outcome(&self, id: u64) -> Option<(bool, Option<Standing>, Vec<u8>)> {
+    fn outcome(&self, id: u64) -> Option<(Form, Option<Standing>, Vec<u8>)> {
         let inner = self.lock();
         let k = inner.tasks.get(&id)?;
-        let trace = matches!(k.task.kind, Some(Kind::Trace(_)));
-        Some((trace, k.ended_at.map(|_| k.standing.clone()), k.output.clone()))
+        Some((Form::of(k), k.ended_at.map(|_| k.standing.clone()), k.output.clone()))
+    }
+}
+
+/// What an outcome is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Trace,
+    Capture,
+    Look,
+}
+
+impl Form {
+    fn of(kept: &Kept) -> Form {
+        match kept.task.kind {
+            Some(Kind::Trace(_)) => Form::Trace,
+            Some(Kind::Look(_)) => Form::Look,
+            Some(Kind::Capture(_)) | None => Form::Capture,
+        }
     }
 }
 
@@ -237,7 +254,7 @@ fn unfit(e: &TaskError) -> Problem {
 pub struct TaskView {
     /// Its id.
     pub id: u64,
-    /// trace or capture.
+    /// trace, capture or look.
     pub kind: String,
     /// Host that does it.
     pub host: String,
@@ -264,7 +281,12 @@ fn view(fabric: &Fabric, k: &Kept) -> TaskView {
     };
     TaskView {
         id: k.task.id,
-        kind: if matches!(k.task.kind, Some(Kind::Trace(_))) { "trace" } else { "capture" }.to_owned(),
+        kind: match Form::of(k) {
+            Form::Trace => "trace",
+            Form::Capture => "capture",
+            Form::Look => "look",
+        }
+        .to_owned(),
         host: fabric.host_name(k.host),
         state: state.to_owned(),
         error: error.to_owned(),
@@ -370,6 +392,131 @@ pub(crate) async fn trace(
     let id = api.tasks.add(crate::wall(), from, kind, Nanos::from_secs(240), who.shown())?;
     api.tasks.tell();
     Ok(Json(GivenView { ids: vec![id] }))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LookRequest {
+    /// Host that is asked, such as host0.
+    host: String,
+    /// What it is asked about: another host, a process id, ADDRESS:PORT of the other end, or ADDRESS:PORT-ADDRESS:PORT with
+    /// the own end first.
+    about: String,
+    /// Seconds, 1 to 30; 0: 3.
+    #[serde(default)]
+    seconds: u32,
+}
+
+/// Looks that were begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LookView {
+    /// Their ids: the host's own, and the one of the host at the other end where the fabric knows it.
+    pub ids: Vec<u64>,
+    /// Hosts that look, in the same order.
+    pub hosts: Vec<String>,
+}
+
+/// What the host is asked, and the same question for the host at the other end where that is one of the fabric.
+fn questions(
+    fabric: &Fabric,
+    own: HostId,
+    about: &str,
+) -> Result<(String, Option<(HostId, String)>), String> {
+    let all = |host: HostId| {
+        let addresses: Vec<String> =
+            fabric.host_nics(host).map(|nic| fabric.nic_addr(nic).to_string()).collect();
+        addresses.join(",")
+    };
+    let nic = |address: IpAddr| match address {
+        IpAddr::V6(a) => fabric.nic_by_addr(a),
+        IpAddr::V4(_) => None,
+    };
+    if let Some(peer) = fabric.host_by_name(about) {
+        return Ok((all(peer), Some((peer, all(own)))));
+    }
+    if about.parse::<u32>().is_ok() {
+        return Ok((about.to_owned(), None));
+    }
+    let expected = || {
+        format!(
+            "{about:?} is no host of the fabric and no process id, address, ADDRESS:PORT or ADDRESS:PORT-ADDRESS:PORT"
+        )
+    };
+    let (local, remote) = match about.split_once('-') {
+        Some((local, remote)) => (Some(local.parse::<SocketAddr>().map_err(|_| expected())?), remote),
+        None => (None, about),
+    };
+    let remote: SocketAddr = match (remote.parse(), remote.parse::<IpAddr>()) {
+        (Ok(end), _) => end,
+        (_, Ok(address)) if local.is_none() => SocketAddr::new(address, 0),
+        _ => return Err(expected()),
+    };
+    let there = nic(remote.ip());
+    let asked = if local.is_none() && remote.port() == 0 {
+        // One address of a host is asked for as its host is: connections may use any of them.
+        there.map_or_else(|| remote.ip().to_string(), |n| all(fabric.nic_parts(n).1))
+    } else {
+        about.to_owned()
+    };
+    let Some(there) = there else { return Ok((asked, None)) };
+    let peer = fabric.nic_parts(there).1;
+    let turned = if local.is_none() && remote.port() == 0 {
+        all(own)
+    } else {
+        // Connections stay in a plane: the own end is the host's port there, unless there are several.
+        let mut here = fabric.host_nics(own).filter(|n| fabric.nic_parts(*n).0 == fabric.nic_parts(there).0);
+        let here = match (here.next(), here.next()) {
+            (Some(one), None) => fabric.nic_addr(one),
+            _ => Ipv6Addr::UNSPECIFIED,
+        };
+        format!("{remote}-{}", local.unwrap_or(SocketAddr::new(IpAddr::V6(here), 0)))
+    };
+    Ok((asked, Some((peer, turned))))
+}
+
+/// Look at connections of a host, and of the host at the other end at the same time, to say what slows them.
+#[utoipa::path(post, path = "/api/v1/looks", request_body = LookRequest, responses((status = 200, body = LookView)))]
+pub(crate) async fn look(
+    State(api): State<Api>,
+    who: Principal,
+    body: Result<Json<LookRequest>, JsonRejection>,
+) -> Result<Json<LookView>, Problem> {
+    api.metrics.requests.inc();
+    let Json(asked) = body?;
+    let own = host(&api.fabric, &asked.host)?;
+    let (question, peer) = questions(&api.fabric, own, asked.about.trim())
+        .map_err(|e| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, e))?;
+    if peer.as_ref().is_some_and(|(peer, _)| *peer == own) {
+        let error = "both ends are the same host; there is no path between".to_owned();
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error));
+    }
+    let mut looks = Vec::from([(own, question)]);
+    looks.extend(peer);
+    let tasks: Vec<(HostId, LookTask)> = looks
+        .into_iter()
+        .map(|(host, question)| {
+            let task = LookTask { question, seconds: asked.seconds };
+            wire::task::check_look(&task).map(|task| (host, task)).map_err(|e| unfit(&e))
+        })
+        .collect::<Result<_, _>>()?;
+    api.guard.audit.done(&who.by(), "look", &format!("{} about {}", asked.host, asked.about), "").await?;
+    let now = crate::wall();
+    let mut view = LookView { ids: Vec::new(), hosts: Vec::new() };
+    for (host, task) in tasks {
+        let works = Nanos::from_secs(u64::from(task.seconds) + 10);
+        match api.tasks.add(now, host, Kind::Look(task), works, who.shown()) {
+            Ok(id) => view.ids.push(id),
+            Err(problem) => {
+                view.ids.iter().for_each(|&id| {
+                    api.tasks.stop(now, id);
+                });
+                return Err(problem);
+            }
+        }
+        view.hosts.push(api.fabric.host_name(host));
+    }
+    api.tasks.tell();
+    Ok(Json(view))
 }
 
 /// Capture packets on hosts at once, without what is in them.
@@ -478,7 +625,7 @@ pub(crate) async fn stop(
     task(State(api), Path(id)).await
 }
 
-/// The outcome: JSON of a trace, a pcapng file of a capture. 409 while it is not there.
+/// The outcome: JSON of a trace, a pcapng file of a capture, a look's facts as JSON. 409 while it is not there.
 #[utoipa::path(get, path = "/api/v1/tasks/{id}/outcome", params(("id" = u64, Path)),
     responses((status = 200, body = TraceView), (status = 409, description = "it has not ended")))]
 pub(crate) async fn outcome(
@@ -488,13 +635,16 @@ pub(crate) async fn outcome(
 ) -> Result<Response, Problem> {
     api.metrics.requests.inc();
     who.may(crate::guard::Need::Act).map_err(|e| Problem::new(StatusCode::FORBIDDEN, e))?;
-    let (is_trace, standing, bytes) = api.tasks.outcome(id).ok_or_else(|| no_task(id))?;
+    let (form, standing, bytes) = api.tasks.outcome(id).ok_or_else(|| no_task(id))?;
     match standing {
         None => Err(Problem::new(StatusCode::CONFLICT, format!("task {id} has not ended"))),
         Some(Standing::Failed(why)) if bytes.is_empty() => {
             Err(Problem::new(StatusCode::BAD_GATEWAY, format!("task {id} failed: {why}")))
         }
-        Some(_) if is_trace => {
+        Some(_) if form == Form::Look => {
+            Ok(([(header::CONTENT_TYPE, "application/json")], Bytes::from(bytes)).into_response())
+        }
+        Some(_) if form == Form::Trace => {
             let report = TraceReport::decode(bytes.as_slice());
             let report = report.map_err(|e| {
                 Problem::new(StatusCode::BAD_GATEWAY, format!("the agent's report cannot be read: {e}"))
@@ -676,9 +826,9 @@ mod tests {
         assert!(!board.take(NOW, HostId(4), &piece(id, 1, 5, false)).refused.is_empty(), "another host");
         assert_eq!(board.take(NOW, HostId(3), &piece(id, 1, 5, false)).refused, "");
         assert_eq!(board.take(NOW, HostId(3), &piece(id, 1, 5, false)).refused, "", "sent again");
-        assert_eq!(board.outcome(id), Some((true, None, vec![7; 5])));
+        assert_eq!(board.outcome(id), Some((Form::Trace, None, vec![7; 5])));
         assert_eq!(board.take(NOW, HostId(3), &piece(id, 2, 1, true)).refused, "");
-        assert_eq!(board.outcome(id), Some((true, Some(Standing::Done), vec![7; 6])));
+        assert_eq!(board.outcome(id), Some((Form::Trace, Some(Standing::Done), vec![7; 6])));
         assert_eq!(board.of(NOW, HostId(3)).tasks, [], "it is done");
         assert!(!board.take(NOW, HostId(3), &piece(id, 3, 1, true)).refused.is_empty());
     }
@@ -693,6 +843,26 @@ mod tests {
         assert!(!board.take(late, HostId(3), &piece(id, 1, 5, false)).refused.is_empty());
         board.tidy(late + KEPT);
         assert_eq!(board.outcome(id), None);
+    }
+
+    #[test]
+    fn a_question_is_turned_around_for_the_other_end() {
+        let fabric = crate::tests::a_fabric();
+        let (own, peer) = (HostId(0), HostId(3));
+        let first = |h: HostId| fabric.host_nics(h).next().map(|n| fabric.nic_addr(n)).unwrap();
+        let (a, b) = (first(own), first(peer));
+        let ask = |about: &str| questions(&fabric, own, about);
+        let (asked, there) = ask("host3").unwrap();
+        assert!(asked.split(',').any(|x| x.parse() == Ok(b)));
+        assert!(there.is_some_and(|(h, t)| h == peer && t.split(',').any(|x| x.parse() == Ok(a))));
+        assert_eq!(ask(&b.to_string()), ask("host3"), "an address of it");
+        let remote = format!("[{b}]:80");
+        assert_eq!(ask(&remote), Ok((remote.clone(), Some((peer, format!("[{b}]:80-[{a}]:0"))))));
+        let both = format!("[{a}]:5-[{b}]:80");
+        assert_eq!(ask(&both), Ok((both.clone(), Some((peer, format!("[{b}]:80-[{a}]:5"))))));
+        assert_eq!(ask("4711"), Ok(("4711".to_owned(), None)));
+        assert_eq!(ask("192.0.2.1:80"), Ok(("192.0.2.1:80".to_owned(), None)), "not of the fabric");
+        assert!(ask("hots3").unwrap_err().contains("no host of the fabric"));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! for more than the limits here; a piece out of order or too large is an outcome.
 //! Absent on purpose: carrying anything out, and who may ask for it.
 
-use crate::proto::{CaptureTask, Task, TaskOutput, TraceTask, task::Kind};
+use crate::proto::{CaptureTask, LookTask, Task, TaskOutput, TraceTask, task::Kind};
 use crate::time::Nanos;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
@@ -40,6 +40,11 @@ pub const CAPTURE_PACKETS_MAX: u64 = 1_000_000;
 pub const CAPTURE_BYTES_MAX: u64 = 64 << 20;
 /// Filters of a capture.
 pub const CAPTURE_FILTERS_MAX: usize = 16;
+/// Seconds of a look.
+pub const LOOK_SECONDS_MAX: u32 = 30;
+/// Bytes of a look's question.
+pub const QUESTION_BYTES_MAX: usize = 1_024;
+
 /// Interfaces of a capture.
 pub const CAPTURE_INTERFACES_MAX: usize = 64;
 
@@ -136,6 +141,20 @@ pub fn check_trace(task: &TraceTask) -> Result<TraceTask, TaskError> {
     Ok(t)
 }
 
+/// The look with the usual values where it has none. What the question means is for whoever looks.
+pub fn check_look(task: &LookTask) -> Result<LookTask, TaskError> {
+    let t = LookTask { seconds: or(task.seconds, 3), ..task.clone() };
+    at_most("seconds", t.seconds.into(), LOOK_SECONDS_MAX.into())?;
+    at_most("bytes of the question", t.question.len() as u64, QUESTION_BYTES_MAX as u64)?;
+    if t.question.is_empty() {
+        return Err(TaskError::Value {
+            field: "question",
+            expected: "a process, an address or a connection",
+        });
+    }
+    Ok(t)
+}
+
 /// The capture with the usual values where it has none.
 pub fn check_capture(task: &CaptureTask) -> Result<CaptureTask, TaskError> {
     at_most("interfaces", task.interfaces.len() as u64, CAPTURE_INTERFACES_MAX as u64)?;
@@ -193,6 +212,7 @@ pub fn check(now: Nanos, task: &Task) -> Result<Task, TaskError> {
     let kind = match &task.kind {
         Some(Kind::Trace(t)) => Kind::Trace(check_trace(t)?),
         Some(Kind::Capture(t)) => Kind::Capture(check_capture(t)?),
+        Some(Kind::Look(t)) => Kind::Look(check_look(t)?),
         None => return Err(TaskError::UnknownKind),
     };
     Ok(Task { id: task.id, expires_ns: task.expires_ns, kind: Some(kind) })

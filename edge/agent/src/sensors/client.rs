@@ -1,4 +1,4 @@
-//! The agent's end of the sensors' socket: readings of its own network namespace, and captures.
+//! The agent's end of the sensors' socket: readings of its own network namespace, captures, and looks at connections.
 //!
 //! How: a thread connects, asks for the namespace, and keeps readings until the connection to the hub takes them; where
 //! nobody serves sensors it says so once and tries again now and then.
@@ -7,7 +7,7 @@
 //! Absent on purpose: any privilege.
 
 use super::serve::{ANSWER_BYTES_MAX, receive, send};
-use crate::tasks::Capturer;
+use crate::tasks::Helper;
 use crate::tasks::capture::Summary;
 use fabric::Fabric;
 use prost::Message as _;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wire::proto::sensor_answer::Kind as Answer;
 use wire::proto::sensor_request::Kind as Asked;
-use wire::proto::{CaptureTask, SensorAnswer, SensorReading, SensorRequest, SensorWatch};
+use wire::proto::{CaptureTask, LookTask, SensorAnswer, SensorReading, SensorRequest, SensorWatch};
 use wire::{
     Component, ComponentObservation, Counter, HostId, Known, Leg, Nanos, PathObservation, PathRef, Source,
     Window,
@@ -223,7 +223,7 @@ impl Drop for Client {
     }
 }
 
-/// Captures by the sensors' process, which has the privileges.
+/// Captures and looks by the sensors' process, which has the privileges.
 #[derive(Clone, Debug)]
 pub struct AskSensors {
     /// Its socket.
@@ -234,7 +234,7 @@ pub struct AskSensors {
     pub netns: Option<String>,
 }
 
-impl Capturer for AskSensors {
+impl Helper for AskSensors {
     fn capture(
         &self,
         task: &CaptureTask,
@@ -270,6 +270,25 @@ impl Capturer for AskSensors {
                     error => Err(error.to_owned()),
                 };
             }
+        }
+    }
+
+    fn look(&self, task: &LookTask) -> Result<Vec<u8>, String> {
+        let failed = |e: std::io::Error| {
+            format!(
+                "the sensors' process does not look at connections: {e}; is `selvedge sensors` running on this host?"
+            )
+        };
+        let asked = SensorRequest {
+            kind: Some(Asked::Look(task.clone())),
+            host: self.host.clone(),
+            netns: self.netns.clone().unwrap_or_default(),
+        };
+        let mut stream = request(&self.socket, &asked).map_err(failed)?;
+        match answer(&mut stream).map_err(failed)?.kind {
+            Some(Answer::Piece(piece)) if piece.error.is_empty() => Ok(piece.chunk),
+            Some(Answer::Piece(piece)) => Err(piece.error),
+            _ => Err("the sensors' process answers something else: install the same release".to_owned()),
         }
     }
 }

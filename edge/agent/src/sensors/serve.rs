@@ -1,5 +1,5 @@
-//! The process with the sensors: reads them once an interval and tells whoever asks on a local socket; captures packets for
-//! whoever asks, within limits.
+//! The process with the sensors: reads them once an interval and tells whoever asks on a local socket; captures packets and
+//! looks at connections for whoever asks, within limits.
 //!
 //! How: one thread reads the sensors; every connection has one of its own, because few connect. Who asks says a network
 //! namespace by name, or is told of the one it is in, which the kernel knows. Messages have their length before them.
@@ -9,7 +9,7 @@
 
 use super::{KINDS, Readings, Sensors, Span, Watched};
 use crate::tasks::capture::Place;
-use crate::tasks::{Capturer as _, Here};
+use crate::tasks::{Helper as _, Here};
 use kernel::netns::Netns;
 use prost::Message as _;
 use std::io::{ErrorKind, Read, Write};
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use wire::Nanos;
 use wire::proto::sensor_answer::Kind as Answer;
 use wire::proto::sensor_request::Kind as Asked;
-use wire::proto::{CapturePiece, CaptureTask, SensorAnswer, SensorReading, SensorRequest};
+use wire::proto::{CapturePiece, CaptureTask, LookTask, SensorAnswer, SensorReading, SensorRequest};
 
 /// Connections at a time.
 const ASKERS_MAX: usize = 256;
@@ -276,7 +276,11 @@ fn talk(mut stream: UnixStream, shared: &Shared, ending: &AtomicBool) -> Result<
             Ok(())
         }
         Some(Asked::Capture(task)) => capture(&mut stream, &task, request.host, &request.netns, ending),
-        None => refuse(&mut stream, "expected a watch or a capture, this is of a later release".to_owned()),
+        Some(Asked::Look(task)) => look(&mut stream, &task, request.host, &at),
+        None => refuse(
+            &mut stream,
+            "expected a watch, a capture or a look; this is of a later release".to_owned(),
+        ),
     }
 }
 
@@ -299,6 +303,23 @@ fn watch(at: Netns, shared: &Shared) -> Result<Receiver<SensorReading>, String> 
     Ok(taken)
 }
 
+/// A name as an asker says it, fit to be shown.
+fn shown(host: &str) -> String {
+    host.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+fn look(stream: &mut UnixStream, task: &LookTask, host: String, at: &Netns) -> Result<(), String> {
+    let done = wire::task::check_look(task)
+        .map_err(|e| e.to_string())
+        .and_then(|task| at.run(|| crate::why::look(&task, &shown(&host))).map_err(|e| e.to_string())?);
+    let piece = match done {
+        Ok(chunk) => CapturePiece { chunk, done: true, ..CapturePiece::default() },
+        Err(error) => CapturePiece { error, done: true, ..CapturePiece::default() },
+    };
+    let answer = SensorAnswer { kind: Some(Answer::Piece(piece)), ..SensorAnswer::default() };
+    send(stream, &answer).map_err(|e| e.to_string())
+}
+
 fn capture(
     stream: &mut UnixStream,
     task: &CaptureTask,
@@ -306,7 +327,7 @@ fn capture(
     netns: &str,
     ending: &AtomicBool,
 ) -> Result<(), String> {
-    let host = host.chars().filter(|c| !c.is_control()).take(64).collect();
+    let host = shown(&host);
     let place = Place { host, netns: (!netns.is_empty()).then(|| netns.to_owned()) };
     let mut broken = None;
     let piece = |stream: &mut UnixStream, piece: CapturePiece| {
