@@ -19,6 +19,7 @@ mod incidents;
 mod lab;
 mod paths;
 mod query;
+mod replay;
 mod sensors;
 mod sim;
 mod timeline;
@@ -62,6 +63,8 @@ enum Command {
     Query(query::Args),
     /// Replay recorded observations and print the verdicts
     Diagnose(diagnose::Args),
+    /// Play an agent's recording again: the same inputs, the same observations
+    Replay(replay::Args),
     /// The daemon of a host: probes and reports
     Agent(agent::Args),
     /// The process of a machine that counts in its kernel: connections, drops
@@ -118,6 +121,7 @@ impl Cli {
             Command::Top(args) => top::run(args),
             Command::Query(args) => query::run(args),
             Command::Diagnose(args) => diagnose::run(args),
+            Command::Replay(args) => replay::run(args),
             Command::Agent(args) => agent::run(args),
             Command::Sensors(args) => sensors::run(args),
             Command::Hub(args) => hub::run(*args),

@@ -47,10 +47,16 @@ pub(crate) struct Args {
     /// Where `selvedge sensors` of this machine is asked
     #[arg(long, value_name = "PATH", default_value = "/run/selvedge/sensors.sock")]
     sensors_socket: PathBuf,
+    /// Record everything that goes into probing to a new file, for a report of a fault: `selvedge replay` plays it again
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Stop recording after so many MiB; a busy agent writes about 300 kB a second
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    record_mib: u64,
 }
 
 /// A key in hexadecimal. What is wrong with it is said without a word of it.
-fn key(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn key(path: &Path) -> anyhow::Result<Vec<u8>> {
     let text = text(path)?;
     let digits: Option<Vec<u8>> = text.trim().chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
     match digits {
@@ -76,6 +82,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         stamp_key: args.stamp_key.as_deref().map(key).transpose()?,
         transport_socket: Some(args.transport_socket),
         sensors_socket: Some(args.sensors_socket),
+        record: args.record.map(|path| agent::RecordTo { path, bytes_max: args.record_mib << 20 }),
         ..agent::Config::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
