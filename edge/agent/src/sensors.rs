@@ -3,7 +3,8 @@
 //! How: one process a kernel (`selvedge sensors`) loads every program once, whoever asks and however many agents run; it
 //! serves readings on a local socket ([`serve`]), each asker hearing of one network namespace only. The agent itself has
 //! no privileges and asks there ([`client`]). Each sensor is a directory of three files: `mod.rs` loads and reads it,
-//! `prog.bpf.c` counts in the kernel, `metrics.rs` says what each number means.
+//! `prog.bpf.c` counts in the kernel, `metrics.rs` says what each number means. Those that read what the kernel shows
+//! anyway have no program; what they say is put together by [`measure`].
 //!
 //! - Programs are loaded by aya, and not by libbpf: it is Rust all the way, its maps and links have types, and nothing
 //!   has to be linked. Types of the kernel are found by name when a program is loaded (CO-RE), from a header of our own
@@ -18,6 +19,9 @@
 
 pub mod client;
 pub mod drops;
+pub mod measure;
+pub mod nic;
+pub mod proc;
 pub mod serve;
 pub mod tcp;
 
@@ -50,6 +54,11 @@ pub struct Span {
 }
 
 impl Span {
+    /// Its end.
+    pub fn end(&self) -> Nanos {
+        self.start + self.length
+    }
+
     /// Microseconds, as columns have them.
     pub fn length_us(&self) -> u32 {
         u32::try_from(self.length.0 / 1_000).unwrap_or(u32::MAX)
@@ -95,7 +104,7 @@ pub struct Kind {
     pub without: &'static str,
     /// Processor time a second it may take for each namespace that is watched, in the kernel and reading together.
     pub budget: Duration,
-    /// Loads it.
+    /// Loads it. The kernel's types are needed by those with programs only.
     pub load: fn(&KernelTypes) -> Result<Box<dyn Sensor>, SensorError>,
 }
 
@@ -112,6 +121,18 @@ pub static KINDS: &[Kind] = &[
         without: "packets the kernel throws away are not seen, nor why",
         budget: Duration::from_millis(10),
         load: |types| Ok(Box::new(drops::Drops::load(types)?)),
+    },
+    Kind {
+        name: "nic",
+        without: "link state, FEC and symbol errors, pause frames and discards of NICs are not seen",
+        budget: Duration::from_millis(10),
+        load: |_| Ok(Box::new(nic::Nics::default())),
+    },
+    Kind {
+        name: "proc",
+        without: "shortage of processors and memory, and what the host's own queues and sockets dropped, are not seen",
+        budget: Duration::from_millis(10),
+        load: |_| Ok(Box::new(proc::Procs::open()?)),
     },
 ];
 
