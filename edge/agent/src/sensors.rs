@@ -18,6 +18,7 @@
 //! Absent on purpose: kprobes and fentry, which not every kernel has; `tp_btf`, iterators and tcx are enough.
 
 pub mod client;
+pub mod delay;
 pub mod drops;
 pub mod measure;
 pub mod nic;
@@ -123,6 +124,12 @@ pub static KINDS: &[Kind] = &[
         load: |types| Ok(Box::new(drops::Drops::load(types)?)),
     },
     Kind {
+        name: "delay",
+        without: "a host that is late itself looks like a slow network",
+        budget: Duration::from_millis(10),
+        load: |types| Ok(Box::new(delay::Delay::load(types)?)),
+    },
+    Kind {
         name: "nic",
         without: "link state, FEC and symbol errors, pause frames and discards of NICs are not seen",
         budget: Duration::from_millis(10),
@@ -160,6 +167,12 @@ struct Slot {
     in_kernel: Duration,
     lost: u64,
     told: u64,
+}
+
+/// Both halves of a word as the programs' keys have them.
+fn halves(word: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
 }
 
 /// All sensors of this kernel.

@@ -216,6 +216,14 @@ impl Object {
         table.insert(key, value, 0).map_err(|e| refused("hash map write")(&e))
     }
 
+    /// Overwrites the words of an array map with one entry.
+    pub fn set_words<const N: usize>(&mut self, map: &'static str, words: [u64; N]) -> Result<()> {
+        let data = self.0.map_mut(map).ok_or(Error::Bpf { what: "array map", said: map.to_string() })?;
+        let mut array: Array<&mut MapData, [u64; N]> =
+            Array::try_from(data).map_err(|e| refused("map")(&e))?;
+        array.set(0, words, 0).map_err(|e| refused("map write")(&e))
+    }
+
     /// The words of an array map with one entry.
     pub fn words<const N: usize>(&self, map: &'static str) -> Result<[u64; N]> {
         let data = self.0.map(map).ok_or(Error::Bpf { what: "array map", said: map.to_string() })?;

@@ -29,6 +29,7 @@ enum bpf_map_type {
 };
 
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_EXIST = 2 };
+enum { BPF_F_NO_PREALLOC = 1 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -191,6 +192,17 @@ struct sk_buff {
 
 struct tcp_skb_cb {
     __u16 tcp_gso_segs;
+};
+
+struct nsproxy {
+    struct net *net_ns;
+};
+
+struct task_struct {
+    int pid;
+    unsigned long nvcsw;
+    unsigned long nivcsw;
+    struct nsproxy *nsproxy;
 };
 
 struct seq_file;

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod connections;
+mod cost;
 mod drops;
 mod host;
+mod lateness;
 mod pair;

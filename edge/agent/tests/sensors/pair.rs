@@ -20,6 +20,7 @@ pub fn can_run() -> bool {
         (!std::path::Path::new("/sys/kernel/btf/vmlinux").exists(), "the kernel's types (BTF)"),
         (Command::new("nft").arg("-v").output().is_err(), "nft"),
         (Command::new("ethtool").arg("--version").output().is_err(), "ethtool"),
+        (Command::new("taskset").arg("--version").output().is_err(), "taskset"),
     ];
     let missing: Vec<&str> = missing.iter().filter(|(m, _)| *m).map(|(_, what)| *what).collect();
     if !missing.is_empty() {
@@ -38,12 +39,32 @@ pub fn sh(command: &str) -> String {
 pub struct Pair {
     pub names: [String; 2],
     socket: PathBuf,
+    serving: Option<Serving>,
+}
+
+/// The process with the sensors, as a thread of this one; ended when dropped.
+pub struct Serving {
     stop: Arc<AtomicBool>,
-    serving: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Pair {
     pub fn up(name: &str) -> Pair {
+        let mut pair = Pair::without_sensors(name);
+        pair.serving = Some(pair.serve(Duration::from_millis(200)));
+        pair
+    }
+
+    pub fn without_sensors(name: &str) -> Pair {
         let names = ["a", "b"].map(|side| format!("sen-{name}-{side}"));
         let [a, b] = &names;
         sh(&format!(
@@ -56,17 +77,22 @@ impl Pair {
         ));
         let socket =
             std::env::temp_dir().join(format!("selvedge-sensors-{name}-{}.sock", std::process::id()));
+        Pair { names, socket, serving: None }
+    }
+
+    /// Serves sensors, read so often.
+    pub fn serve(&self, interval: Duration) -> Serving {
         let stop = Arc::new(AtomicBool::new(false));
-        let config = Config { socket: socket.clone(), interval: Duration::from_millis(200) };
+        let config = Config { socket: self.socket.clone(), interval };
         let (ready, is_ready) = std::sync::mpsc::channel();
         let ends = Arc::clone(&stop);
-        let serving = std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             serve(&config, |names| ready.send(names.to_vec()).unwrap(), &|| ends.load(Ordering::Relaxed))
                 .unwrap();
         });
         let running = is_ready.recv_timeout(Duration::from_secs(60)).expect("the sensors run");
-        assert_eq!(running, ["tcp", "drops", "nic", "proc"]);
-        Pair { names, socket, stop, serving: Some(serving) }
+        assert_eq!(running, ["tcp", "drops", "delay", "nic", "proc"]);
+        Serving { stop, thread: Some(thread) }
     }
 
     pub fn inside(&self, side: usize) -> Netns {
@@ -110,10 +136,7 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(serving) = self.serving.take() {
-            let _ = serving.join();
-        }
+        drop(self.serving.take());
         for name in &self.names {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
@@ -155,7 +178,7 @@ impl Watch {
     /// Takes readings until something is in them, for some seconds at most.
     pub fn until(&mut self, is_there: impl Fn(&Watch) -> bool) {
         let begun = Instant::now();
-        while !is_there(self) && begun.elapsed() < Duration::from_secs(10) {
+        while !is_there(self) && begun.elapsed() < Duration::from_secs(30) {
             self.next();
         }
     }
