@@ -20,6 +20,7 @@
 pub mod client;
 pub mod delay;
 pub mod drops;
+pub mod flows;
 pub mod measure;
 pub mod nic;
 pub mod proc;
@@ -126,8 +127,14 @@ pub static KINDS: &[Kind] = &[
     Kind {
         name: "delay",
         without: "a host that is late itself looks like a slow network",
-        budget: Duration::from_millis(10),
+        budget: Duration::from_millis(20),
         load: |types| Ok(Box::new(delay::Delay::load(types)?)),
+    },
+    Kind {
+        name: "flows",
+        without: "which flows cross an interface, and how many of their packets were marked, is not seen",
+        budget: Duration::from_millis(10),
+        load: |types| Ok(Box::new(flows::Flows::load(types)?)),
     },
     Kind {
         name: "nic",

@@ -5,7 +5,7 @@
 //! Invariants: hostile bytes give fewer facts, never a panic. Absent on purpose: changing anything (see [`crate::link`]).
 
 use crate::Result;
-use crate::netlink::{Batch, DUMP, Netlink, attributes, ne32};
+use crate::netlink::{Batch, DUMP, Netlink, attributes, ne16, ne32};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const RTM_NEWLINK: u16 = 16;
@@ -49,6 +49,8 @@ pub struct Interface {
     pub index: u32,
     /// Name.
     pub name: String,
+    /// Its hardware (ARPHRD_*): 1 Ethernet, 772 loopback.
+    pub hardware: u16,
     /// What it is, where it is made by software: `veth`, `vlan`, `bond`.
     pub kind: String,
     /// Name of the device it belongs to (`0000:65:00.0`); empty where there is none.
@@ -84,7 +86,8 @@ impl Interface {
     pub fn decode(body: &[u8]) -> Option<Interface> {
         const UP: u32 = libc::IFF_UP as u32;
         let attrs = body.get(16..)?;
-        let mut it = Interface { index: ne32(body, 4), up: ne32(body, 8) & UP != 0, ..Interface::default() };
+        let (index, hardware, up) = (ne32(body, 4), ne16(body, 2), ne32(body, 8) & UP != 0);
+        let mut it = Interface { index, hardware, up, ..Interface::default() };
         for (kind, value) in attributes(attrs) {
             match kind {
                 3 => it.name = text(value),

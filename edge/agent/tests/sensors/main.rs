@@ -10,4 +10,5 @@ mod cost;
 mod drops;
 mod host;
 mod lateness;
+mod packets;
 mod pair;

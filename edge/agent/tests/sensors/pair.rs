@@ -91,7 +91,7 @@ impl Pair {
                 .unwrap();
         });
         let running = is_ready.recv_timeout(Duration::from_secs(60)).expect("the sensors run");
-        assert_eq!(running, ["tcp", "drops", "delay", "nic", "proc"]);
+        assert_eq!(running, ["tcp", "drops", "delay", "flows", "nic", "proc"]);
         Serving { stop, thread: Some(thread) }
     }
 
@@ -128,9 +128,15 @@ impl Pair {
 
     /// Packets a rule of nftables counted: the only one with a counter there is.
     pub fn nft(&self, side: usize) -> u64 {
+        self.nft_counts(side)[0].0
+    }
+
+    /// Packets and bytes of every counter of nftables, in their order.
+    pub fn nft_counts(&self, side: usize) -> Vec<(u64, u64)> {
         let text = sh(&format!("ip netns exec {} nft list ruleset", self.names[side]));
-        let after = text.split("counter packets ").nth(1).unwrap();
-        after.split_whitespace().next().unwrap().parse().unwrap()
+        let number = |t: &str| t.split_whitespace().next().unwrap().parse().unwrap();
+        let counts = text.split("packets ").skip(1).filter(|t| t.contains("bytes "));
+        counts.map(|t| (number(t), number(t.split("bytes ").nth(1).unwrap()))).collect()
     }
 }
 
