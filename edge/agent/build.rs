@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, exit};
 
 /// Sensors with a program of their own.
-const PROGRAMS: &[&str] = &["tcp", "drops"];
+const PROGRAMS: &[&str] = &["tcp", "drops", "delay", "flows"];
 
 fn main() {
     let proto = "../../pure/wire/proto";

@@ -3,7 +3,8 @@
 //! How: one process a kernel (`selvedge sensors`) loads every program once, whoever asks and however many agents run; it
 //! serves readings on a local socket ([`serve`]), each asker hearing of one network namespace only. The agent itself has
 //! no privileges and asks there ([`client`]). Each sensor is a directory of three files: `mod.rs` loads and reads it,
-//! `prog.bpf.c` counts in the kernel, `metrics.rs` says what each number means.
+//! `prog.bpf.c` counts in the kernel, `metrics.rs` says what each number means. Those that read what the kernel shows
+//! anyway have no program; what they say is put together by [`measure`].
 //!
 //! - Programs are loaded by aya, and not by libbpf: it is Rust all the way, its maps and links have types, and nothing
 //!   has to be linked. Types of the kernel are found by name when a program is loaded (CO-RE), from a header of our own
@@ -17,7 +18,12 @@
 //! Absent on purpose: kprobes and fentry, which not every kernel has; `tp_btf`, iterators and tcx are enough.
 
 pub mod client;
+pub mod delay;
 pub mod drops;
+pub mod flows;
+pub mod measure;
+pub mod nic;
+pub mod proc;
 pub mod serve;
 pub mod tcp;
 
@@ -50,6 +56,11 @@ pub struct Span {
 }
 
 impl Span {
+    /// Its end.
+    pub fn end(&self) -> Nanos {
+        self.start + self.length
+    }
+
     /// Microseconds, as columns have them.
     pub fn length_us(&self) -> u32 {
         u32::try_from(self.length.0 / 1_000).unwrap_or(u32::MAX)
@@ -95,7 +106,7 @@ pub struct Kind {
     pub without: &'static str,
     /// Processor time a second it may take for each namespace that is watched, in the kernel and reading together.
     pub budget: Duration,
-    /// Loads it.
+    /// Loads it. The kernel's types are needed by those with programs only.
     pub load: fn(&KernelTypes) -> Result<Box<dyn Sensor>, SensorError>,
 }
 
@@ -112,6 +123,30 @@ pub static KINDS: &[Kind] = &[
         without: "packets the kernel throws away are not seen, nor why",
         budget: Duration::from_millis(10),
         load: |types| Ok(Box::new(drops::Drops::load(types)?)),
+    },
+    Kind {
+        name: "delay",
+        without: "a host that is late itself looks like a slow network",
+        budget: Duration::from_millis(20),
+        load: |types| Ok(Box::new(delay::Delay::load(types)?)),
+    },
+    Kind {
+        name: "flows",
+        without: "which flows cross an interface, and how many of their packets were marked, is not seen",
+        budget: Duration::from_millis(10),
+        load: |types| Ok(Box::new(flows::Flows::load(types)?)),
+    },
+    Kind {
+        name: "nic",
+        without: "link state, FEC and symbol errors, pause frames and discards of NICs are not seen",
+        budget: Duration::from_millis(10),
+        load: |_| Ok(Box::new(nic::Nics::default())),
+    },
+    Kind {
+        name: "proc",
+        without: "shortage of processors and memory, and what the host's own queues and sockets dropped, are not seen",
+        budget: Duration::from_millis(10),
+        load: |_| Ok(Box::new(proc::Procs::open()?)),
     },
 ];
 
@@ -139,6 +174,12 @@ struct Slot {
     in_kernel: Duration,
     lost: u64,
     told: u64,
+}
+
+/// Both halves of a word as the programs' keys have them.
+fn halves(word: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
 }
 
 /// All sensors of this kernel.

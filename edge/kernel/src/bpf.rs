@@ -6,7 +6,7 @@
 use crate::{Error, Result};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::links::LinkOrder;
-use aya::programs::tc::{TcAttachOptions, TcAttachType};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::{BtfTracePoint, Iter, SchedClassifier};
 use aya::{Btf, Ebpf, EbpfLoader};
 use std::fs::File;
@@ -83,6 +83,17 @@ impl Object {
             .attach_with_options(interface, TcAttachType::Egress, order)
             .map(drop)
             .map_err(|e| refused("program at the egress hook (tcx)")(&e))
+    }
+
+    /// Runs a classifier program on everything that arrives at, or leaves by, an interface of this thread's namespace, after other
+    /// such programs there (tcx, Linux 6.6), until what is returned is dropped.
+    pub fn attach_tcx(&mut self, name: &'static str, interface: &str, arriving: bool) -> Result<Attachment> {
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let at = if arriving { TcAttachType::Ingress } else { TcAttachType::Egress };
+        let program = self.program(name)?;
+        let link = program.attach_with_options(interface, at, order);
+        let link = link.and_then(|id| program.take_link(id));
+        link.map(|link| Attachment { _link: link }).map_err(|e| refused("program at a hook (tcx)")(&e))
     }
 
     /// Reads an ELF object whose programs read the kernel's own structures, found by these types, and makes its maps.
@@ -169,6 +180,14 @@ impl Object {
         map.remove(key).map_err(|e| refused("map removal")(&e))
     }
 
+    /// Removes an entry of a hash table. One that is gone already is no failure.
+    pub fn remove<const K: usize, const V: usize>(&mut self, name: &'static str, key: &[u64; K]) {
+        let map = self.0.map_mut(name).map(HashMap::<&mut MapData, [u64; K], [u64; V]>::try_from);
+        if let Some(Ok(mut map)) = map {
+            let _ = map.remove(key);
+        }
+    }
+
     /// Everything in a hash table.
     pub fn entries<const K: usize, const V: usize>(
         &self,
@@ -216,6 +235,14 @@ impl Object {
         table.insert(key, value, 0).map_err(|e| refused("hash map write")(&e))
     }
 
+    /// Overwrites the words of an array map with one entry.
+    pub fn set_words<const N: usize>(&mut self, map: &'static str, words: [u64; N]) -> Result<()> {
+        let data = self.0.map_mut(map).ok_or(Error::Bpf { what: "array map", said: map.to_string() })?;
+        let mut array: Array<&mut MapData, [u64; N]> =
+            Array::try_from(data).map_err(|e| refused("map")(&e))?;
+        array.set(0, words, 0).map_err(|e| refused("map write")(&e))
+    }
+
     /// The words of an array map with one entry.
     pub fn words<const N: usize>(&self, map: &'static str) -> Result<[u64; N]> {
         let data = self.0.map(map).ok_or(Error::Bpf { what: "array map", said: map.to_string() })?;
@@ -230,6 +257,11 @@ impl Object {
             _ => Err(Error::Bpf { what: "array map", said: name.to_string() }),
         }
     }
+}
+
+/// A program at an interface's hook, until this is dropped.
+pub struct Attachment {
+    _link: SchedClassifierLink,
 }
 
 /// An array map with one entry of `N` words.

@@ -1,4 +1,4 @@
-//! Generic netlink: families by name. Used for IOAM namespaces (RFC 9197) and ethtool features.
+//! Generic netlink: families by name. Used for IOAM namespaces (RFC 9197) and ethtool.
 
 use crate::netlink::{Batch, Message, Netlink, attributes, ne16};
 use crate::{Error, Result};
@@ -55,6 +55,25 @@ impl Genl {
         let mut batch = Batch::new();
         write(&mut batch.message(what, index, self.family, 0, &[command, 1, 0, 0]));
         self.socket.apply(batch)
+    }
+
+    /// Asks for something and hands over each answer's attributes.
+    pub(crate) fn ask(
+        &mut self,
+        what: &'static str,
+        index: u32,
+        command: u8,
+        write: impl FnOnce(&mut Message<'_>),
+        mut answer: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let mut batch = Batch::new();
+        write(&mut batch.message(what, index, self.family, 0, &[command, 1, 0, 0]));
+        let family = self.family;
+        self.socket.ask(batch, |kind, body| {
+            if kind == family {
+                answer(body.get(4..).unwrap_or(&[]));
+            }
+        })
     }
 }
 

@@ -21,7 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wire::proto::sensor_answer::Kind as Answer;
 use wire::proto::sensor_request::Kind as Asked;
-use wire::proto::{CaptureTask, LookTask, SensorAnswer, SensorReading, SensorRequest, SensorWatch};
+use wire::proto::{
+    CaptureTask, LookTask, SensorAnswer, SensorFinding, SensorReading, SensorRequest, SensorWatch,
+};
 use wire::{
     Component, ComponentObservation, Counter, HostId, Known, Leg, Nanos, PathObservation, PathRef, Source,
     Window,
@@ -151,14 +153,16 @@ impl Client {
     }
 
     /// What a reading says in the diagnosis' own words: how the packets of each connection to another host of the fabric
-    /// fared on a path nobody knows, and how often this host had to send again.
+    /// fared on a path nobody knows, how often this host had to send again, and what was counted at its NICs and in it.
     pub fn observations(
         &mut self,
         fabric: &Fabric,
         host: HostId,
         reading: &SensorReading,
     ) -> (Vec<PathObservation>, Vec<ComponentObservation>) {
-        let (mut paths, mut components) = (Vec::new(), Vec::new());
+        let mut paths = Vec::new();
+        let mut components: Vec<ComponentObservation> =
+            reading.findings.iter().filter_map(|f| found(fabric, host, f)).collect();
         let Some(Ok(rows)) = reading.tcp.as_ref().map(wire::sensor::tcp) else { return (paths, components) };
         let nic = |bytes: &[u8]| -> Option<wire::NicId> {
             let octets: [u8; 16] = bytes.try_into().ok()?;
@@ -215,6 +219,36 @@ impl Client {
         }
         (paths, components)
     }
+}
+
+/// A finding as an observation. `None` where it is about an interface that is no NIC of this host in the fabric.
+fn found(fabric: &Fabric, host: HostId, f: &SensorFinding) -> Option<ComponentObservation> {
+    let counter = Counter::ALL.get(f.counter as usize).copied()?;
+    let component = if f.address.is_empty() {
+        Component::Host(host)
+    } else {
+        let octets: [u8; 16] = f.address.as_slice().try_into().ok()?;
+        let nic = fabric.nic_by_addr(Ipv6Addr::from(octets)).filter(|&n| fabric.nic_parts(n).1 == host)?;
+        let leaves = fabric.access_link(nic);
+        match counter {
+            // What arrives stands under the link that enters the port, what is sent or held back under the other.
+            Counter::FrameError | Counter::FrameCorrected | Counter::CarrierLost => {
+                Component::Link(leaves.reverse())
+            }
+            Counter::QueueDrop
+            | Counter::QueueMarked
+            | Counter::QueueDepth
+            | Counter::PauseSent
+            | Counter::PauseReceived
+            | Counter::PausedTime => Component::Link(leaves),
+            _ => Component::Nic(nic),
+        }
+    };
+    let window =
+        Window { start: Nanos(f.window_start_ns), length: Nanos(u64::from(f.window_length_us) * 1_000) };
+    let delta = if f.of > 0 { f.delta.min(f.of) } else { f.delta };
+    let (epoch, of, size_ns) = (fabric.epoch, f.of, f.size_ns);
+    Some(ComponentObservation { window, producer: host, epoch, component, counter, delta, of, size_ns })
 }
 
 impl Drop for Client {
@@ -290,5 +324,39 @@ impl Helper for AskSensors {
             Some(Answer::Piece(piece)) => Err(piece.error),
             _ => Err("the sensors' process answers something else: install the same release".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_nic_counted_stands_under_the_link_it_concerns() {
+        let fabric = Fabric::parse(
+            "name = \"m\"\nplanes = 2\nleaves = 2\nspines = 1\nhosts = 2\nhosts_per_leaf = 1\n\
+             access = { rate = \"10Gbit/s\", latency = \"1us\" }\ntrunk = { rate = \"10Gbit/s\", latency = \"1us\" }\n",
+        )
+        .unwrap();
+        let host = HostId(1);
+        let mine = fabric.host_nics(host).nth(1).unwrap();
+        let other = fabric.host_nics(HostId(0)).next().unwrap();
+        let link = fabric.access_link(mine);
+        let of = |counter: Counter, address: Vec<u8>, delta, of| {
+            let f = SensorFinding { address, counter: counter as u32, delta, of, ..SensorFinding::default() };
+            found(&fabric, host, &f).map(|o| (o.component, o.delta, o.of))
+        };
+        let at = |nic| fabric.nic_addr(nic).octets().to_vec();
+        let entering = Component::Link(link.reverse());
+        assert_eq!(of(Counter::FrameError, at(mine), 3, 9), Some((entering, 3, 9)));
+        assert_eq!(of(Counter::CarrierLost, at(mine), 1, 0), Some((entering, 1, 0)));
+        assert_eq!(of(Counter::PauseSent, at(mine), 7, 0), Some((Component::Link(link), 7, 0)));
+        assert_eq!(of(Counter::QueueDrop, at(mine), 0, 5), Some((Component::Link(link), 0, 5)));
+        assert_eq!(of(Counter::NicOverrun, at(mine), 9, 5), Some((Component::Nic(mine), 5, 5)));
+        assert_eq!(of(Counter::CpuPressure, Vec::new(), 1, 5), Some((Component::Host(host), 1, 5)));
+        assert_eq!(of(Counter::FrameError, at(other), 3, 9), None, "another host's");
+        assert_eq!(of(Counter::FrameError, vec![1, 2], 3, 9), None);
+        let unknown = SensorFinding { counter: 999, ..SensorFinding::default() };
+        assert_eq!(found(&fabric, host, &unknown), None);
     }
 }

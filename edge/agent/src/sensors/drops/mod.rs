@@ -10,7 +10,7 @@ mod metrics;
 mod reasons;
 pub use metrics::METRICS;
 
-use super::{Readings, Sensor, SensorError, Span, Watched};
+use super::{Readings, Sensor, SensorError, Span, Watched, halves};
 use kernel::bpf::{KernelTypes, Object};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead as _, BufReader};
@@ -89,11 +89,6 @@ fn symbols(of: &BTreeSet<u64>) -> Vec<(u64, String)> {
         line.clear();
     }
     nearest.into_iter().map(|(place, (_, name))| (place, name)).collect()
-}
-
-fn halves(word: u64) -> (u32, u32) {
-    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
-    (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
 }
 
 impl Sensor for Drops {
