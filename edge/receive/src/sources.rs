@@ -8,7 +8,7 @@ use crate::error::ReceiveError;
 use crate::intake::Intake;
 use crate::names::Names;
 use crate::rows::Row;
-use crate::{observe, scrape, setting, syslog};
+use crate::{gnmi, observe, otlp, scrape, setting, syslog};
 use fabric::Fabric;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,10 @@ pub struct NamesSection {
 pub struct Sources {
     /// What devices and ports are called; left out: as in the fabric.
     pub names: Option<NamesSection>,
+    /// Devices that are asked by gNMI.
+    pub gnmi: Vec<gnmi::Config>,
+    /// OpenTelemetry.
+    pub otlp: Option<otlp::Config>,
     /// Exporters that are scraped.
     pub scrape: Vec<scrape::Config>,
     /// Syslog.
@@ -69,7 +73,7 @@ impl Sources {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.scrape.is_empty() && self.syslog.is_none()
+        self.gnmi.is_empty() && self.scrape.is_empty() && self.otlp.is_none() && self.syslog.is_none()
     }
 
     /// Begins to receive. `base` is the directory of relative paths; rows come out at the second value, at most `room`
@@ -89,6 +93,12 @@ impl Sources {
         };
         if let Some(config) = &self.syslog {
             add("syslog", syslog::start(config.clone(), Arc::clone(&intake)).await?);
+        }
+        if let Some(config) = &self.otlp {
+            add("otlp", otlp::start(config.clone(), base, Arc::clone(&intake)).await?);
+        }
+        for config in &self.gnmi {
+            add("gnmi", gnmi::start(config, base, &intake)?);
         }
         for config in &self.scrape {
             add("scrape", scrape::start(config, base, &intake)?);
@@ -111,7 +121,7 @@ mod tests {
     async fn one_file_starts_everything_and_its_names_are_checked() {
         let dir = std::env::temp_dir().join(format!("selvedge-sources-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let text = "[names]\nfile='names.toml'\n[syslog]\nudp='127.0.0.1:0'\n[[scrape]]\nevery='1min'\n[scrape.targets]\nhost0='http://127.0.0.1:1/'";
+        let text = "[names]\nfile='names.toml'\n[syslog]\nudp='127.0.0.1:0'\n[otlp]\nhttp='127.0.0.1:0'\n[[gnmi]]\ninsecure=true\n[gnmi.targets]\np0-leaf0='127.0.0.1:1'\n[[scrape]]\nevery='1min'\n[scrape.targets]\nhost0='http://127.0.0.1:1/'";
         let sources = Sources::parse(text).unwrap();
         assert_eq!(Sources::parse(&toml::to_string(&sources).unwrap()).as_ref(), Ok(&sources));
         std::fs::write(dir.join("names.toml"), "[[device]]\nmatch=['sw']\nis='p0-leaf9'\n").unwrap();
