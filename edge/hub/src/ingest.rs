@@ -34,6 +34,8 @@ use wire::proto::{
 
 /// Largest message an agent may send.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Sensors of one batch whose losses are written down.
+const SENSORS_MAX: usize = 64;
 /// A stream must begin with a Hello within this time.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// A stream without a sign of life for so long is closed: the machine behind it is gone.
@@ -443,6 +445,12 @@ impl Conversation {
         if newly_lost > 0 {
             losses.push(loss("agent", "agent_buffer", newly_lost));
         }
+        // Where several agents share a kernel, each tells of what its sensors had no room for.
+        let sensors = batch.sensors.as_ref().and_then(|s| wire::sensor::sensors(s).ok()).into_iter().flatten();
+        losses.extend(sensors.filter(|s| s.lost > 0).take(SENSORS_MAX).map(|s| {
+            let name: String = s.sensor.chars().filter(|c| c.is_ascii_alphanumeric()).take(32).collect();
+            loss("sensor", &name, s.lost)
+        }));
         if !losses.is_empty() {
             parts.push(rows::losses(&losses));
         }

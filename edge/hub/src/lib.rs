@@ -26,6 +26,7 @@ mod exports;
 mod flight;
 mod guard;
 mod guide;
+mod heard;
 mod http;
 mod incident;
 mod ingest;

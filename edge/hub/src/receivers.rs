@@ -1,26 +1,35 @@
-//! Receivers of what others tell: the file that says which, and the thread that writes down what comes.
+//! Receivers of what others tell: the file that says which, and the threads that write down what comes.
 //!
 //! How: each receiver of the room `receive` runs by itself and hands over what it took; here it becomes rows. Flows come
 //! by the hundred thousand a second, so from [`BULK_ROWS`] on they are written to files of their table at once
 //! ([`tables::Tables::file`]). Templates and exporters' numbers are a row of table `receiver_state`, so that they are
 //! there after a start, on this machine or another.
+//! What gNMI, OTLP, scrapes and syslog told is gathered for [`GATHER`] and written together; what it means to the diagnosis
+//! goes to the desk as agents' batches do.
 //! Invariants: sent = stored + ledger: what was not stored stands in `loss_ledger` under stage `receive`, or `exporter`
 //! where the exporter itself shows by its numbering that it never came.
 
+use crate::desk::DeskHandle;
 use crate::guard::Guard;
 use crate::guard::access::AccessError;
+use crate::heard::Heard;
 use crate::ledger::{Ledger, NOBODY};
 use crate::told::{self, Addresses};
 use fabric::Fabric;
 use receive::flows::{Flows, Taken, Taker, Tally};
+use receive::sources::{self, Sources};
+use receive::{Dropped, Receiver, Row};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tables::arrow::array::{Array as _, AsArray as _};
 use tables::{Limits, Rows, Tables, TablesError};
+use tokio::sync::mpsc;
 use wire::flow::Exporter;
 
 /// From so many rows on they are worth a file.
@@ -30,12 +39,30 @@ const ADDRESSES: usize = 1 << 16;
 /// Under this name the state of the flows' receiver is kept.
 const FLOWS: &str = "flows";
 
+/// Rows of other receivers are written together after this.
+const GATHER: Duration = Duration::from_millis(250);
+
 /// The receivers file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receivers {
     /// IPFIX, NetFlow v9 and v5, sFlow v5.
     pub flows: Option<FlowsSection>,
+    /// What devices and ports are called; left out: as in the fabric.
+    pub names: Option<sources::NamesSection>,
+    /// Devices that are asked by gNMI.
+    #[serde(default)]
+    pub gnmi: Vec<receive::gnmi::Config>,
+    /// OpenTelemetry.
+    pub otlp: Option<receive::otlp::Config>,
+    /// Exporters that are scraped.
+    #[serde(default)]
+    pub scrape: Vec<receive::scrape::Config>,
+    /// Syslog.
+    pub syslog: Option<receive::syslog::Config>,
+    /// Where paths of the file begin.
+    #[serde(skip)]
+    pub base: PathBuf,
 }
 
 /// Where flows come.
@@ -61,7 +88,8 @@ impl Receivers {
     pub fn read(path: &Path) -> Result<Receivers, AccessError> {
         let wrong = |reason: String| AccessError { path: path.to_owned(), reason };
         let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-        let read: Receivers = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let mut read: Receivers = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        read.base = path.parent().map(Path::to_owned).unwrap_or_default();
         if let Some(flows) = &read.flows {
             if flows.listen.is_empty() {
                 return Err(wrong(
@@ -74,23 +102,60 @@ impl Receivers {
         }
         Ok(read)
     }
+
+    fn sources(&self) -> Sources {
+        Sources {
+            names: self.names.clone(),
+            gnmi: self.gnmi.clone(),
+            otlp: self.otlp.clone(),
+            scrape: self.scrape.clone(),
+            syslog: self.syslog.clone(),
+        }
+    }
 }
 
-/// Receivers at work. Dropping it stops them; what they took is written first.
+/// Where what is received goes.
+#[derive(Clone)]
+pub(crate) struct Room {
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) ledger: Ledger,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) desk: DeskHandle,
+}
+
+/// Other receivers than the flows', and the thread that writes what they hear.
+struct Hearing {
+    running: sources::Receiving,
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// Receivers at work. [`Receiving::stop`] ends them; what they took is written first.
 pub(crate) struct Receiving {
     flows: Option<(Arc<Flows>, JoinHandle<()>)>,
+    hearing: Option<Hearing>,
 }
 
 impl Receiving {
     /// Starts what the file says.
-    pub(crate) fn start(
-        settings: &Receivers,
-        fabric: &Arc<Fabric>,
-        tables: &Arc<Tables>,
-        ledger: &Ledger,
-        guard: &Arc<Guard>,
-    ) -> Result<Receiving, String> {
-        let Some(section) = &settings.flows else { return Ok(Receiving { flows: None }) };
+    pub(crate) async fn start(settings: &Receivers, room: &Room) -> Result<Receiving, String> {
+        let flows = match &settings.flows {
+            None => None,
+            Some(section) => {
+                let (section, room) = (section.clone(), room.clone());
+                let begun = tokio::task::spawn_blocking(move || Receiving::flows(&section, &room));
+                Some(begun.await.map_err(|e| e.to_string())??)
+            }
+        };
+        let sources = settings.sources();
+        let hearing =
+            if sources.is_empty() { None } else { Some(hear(&sources, &settings.base, room).await?) };
+        Ok(Receiving { flows, hearing })
+    }
+
+    fn flows(section: &FlowsSection, room: &Room) -> Result<(Arc<Flows>, JoinHandle<()>), String> {
+        let Room { fabric, tables, ledger, guard, .. } = room;
         let config = receive::flows::Config {
             listen: section.listen.clone(),
             limits: wire::flow::Limits { sampling: section.sampling, ..wire::flow::Limits::default() },
@@ -120,7 +185,7 @@ impl Receiving {
         };
         let thread =
             std::thread::Builder::new().name("flows-rows".to_owned()).spawn(move || writer.run(&taker));
-        Ok(Receiving { flows: Some((flows, thread.map_err(|e| e.to_string())?)) })
+        Ok((flows, thread.map_err(|e| e.to_string())?))
     }
 
     /// Stops receiving; returns once what was taken is handed to the tables. Blocks.
@@ -129,6 +194,86 @@ impl Receiving {
             flows.stop();
             let _ = thread.join();
         }
+        if let Some(Hearing { running, over, thread }) = self.hearing.take() {
+            drop(running);
+            over.store(true, Relaxed);
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn hear(sources: &Sources, base: &Path, room: &Room) -> Result<Hearing, String> {
+    let started = sources.start(base, Arc::clone(&room.fabric), sources::ROOM).await;
+    let (running, rows) = started.map_err(|e| e.to_string())?;
+    for (receiver, door, at) in &running.bound {
+        tracing::info!(receiver, door, %at, "received");
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let listener = Listener {
+        room: room.clone(),
+        intake: Arc::clone(&running.intake),
+        told: BTreeMap::new(),
+        unheard: 0,
+    };
+    let thread = std::thread::Builder::new().name("heard-rows".to_owned()).spawn({
+        let (runtime, over) = (tokio::runtime::Handle::current(), Arc::clone(&over));
+        move || listener.run(&runtime, rows, &over)
+    });
+    Ok(Hearing { running, over, thread: thread.map_err(|e| e.to_string())? })
+}
+
+/// Writes down what receivers other than the flows' heard.
+struct Listener {
+    room: Room,
+    intake: Arc<receive::Intake>,
+    /// What of its drops stands in the ledger.
+    told: BTreeMap<(Receiver, Dropped), u64>,
+    unheard: u64,
+}
+
+impl Listener {
+    fn run(mut self, runtime: &tokio::runtime::Handle, mut rows: mpsc::Receiver<Row>, over: &AtomicBool) {
+        let mut gathered = Vec::new();
+        loop {
+            let last = over.load(Relaxed);
+            // Gather first: rows that come one by one would otherwise be written one by one.
+            std::thread::sleep(GATHER);
+            let got = runtime.block_on(async {
+                tokio::time::timeout(GATHER, rows.recv_many(&mut gathered, sources::ROOM)).await
+            });
+            if !gathered.is_empty() {
+                let mut heard = Heard::default();
+                gathered.drain(..).for_each(|row| heard.push(row));
+                self.write(&heard);
+            }
+            self.account();
+            if last || matches!(got, Ok(0)) {
+                return;
+            }
+        }
+    }
+
+    fn write(&self, heard: &Heard) {
+        if let Some((host, batch)) = heard.batch(&self.room.fabric) {
+            self.room.desk.batch(host, batch);
+        }
+        let parts = heard.parts(&self.room.fabric);
+        if let Err(e) = self.room.tables.append(Rows { producer: None, parts }) {
+            let rows = heard.rows();
+            tracing::warn!(error = %e, rows, "what receivers heard is not kept");
+            self.room.ledger.add(NOBODY, "receive", "tables_refused", rows);
+        }
+    }
+
+    /// Brings what was dropped into the ledger. What the settings left out is no loss.
+    fn account(&mut self) {
+        for (receiver, why, now) in self.intake.drops().filter(|d| !d.1.is_chosen()) {
+            let before = self.told.insert((receiver, why), now).unwrap_or(0);
+            self.room.ledger.add(NOBODY, "receive", why.name(), now.saturating_sub(before));
+        }
+        let unheard = self.intake.sums().observations_dropped;
+        let before = std::mem::replace(&mut self.unheard, unheard);
+        self.room.ledger.add(NOBODY, "diagnosis", "queue_full", unheard.saturating_sub(before));
     }
 }
 

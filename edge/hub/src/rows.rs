@@ -321,7 +321,7 @@ pub(crate) fn counters(fabric: &Fabric, rows: &[ComponentObservation]) -> Part {
         vec![
             times(r().map(|o| micros(o.window.start))),
             ints(r().map(|o| int(o.window.length.0 / 1_000))),
-            ints(r().map(|o| int(o.producer.0))),
+            ints(r().map(|o| if o.producer == NOBODY { -1 } else { int(o.producer.0) })),
             longs(r().map(|o| o.epoch.0.cast_signed())),
             texts(r().map(|o| component_kind(o.component).0)),
             ints(r().map(|o| int(component_kind(o.component).1))),

@@ -21,7 +21,7 @@ use crate::ingest::{IngestService, MESSAGE_BYTES_MAX, Probing};
 use crate::keeper::Keeper;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::receivers::{Receivers, Receiving};
+use crate::receivers::{Receivers, Receiving, Room};
 use crate::replay::Context;
 use crate::rows::{self, ChangeRow};
 use crate::rpc::ingest_server::IngestServer;
@@ -272,12 +272,16 @@ pub async fn serve(
         .spawn(move || desk.run(&queue))
         .map_err(|e| HubError::Ended { what: "desk", reason: e.to_string() })?;
 
-    let begun = tokio::task::spawn_blocking({
-        let (fabric, tables, guard) = (Arc::clone(&config.fabric), Arc::clone(&tables), Arc::clone(&guard));
-        move || Receiving::start(&receivers, &fabric, &tables, &ledger, &guard)
-    });
-    let mut receiving =
-        begun.await.map_err(ended)?.map_err(|reason| HubError::Ended { what: "receivers", reason })?;
+    let room = Room {
+        fabric: Arc::clone(&config.fabric),
+        tables: Arc::clone(&tables),
+        ledger,
+        guard: Arc::clone(&guard),
+        desk: handle.clone(),
+    };
+    let receiving = Receiving::start(&receivers, &room).await;
+    let mut receiving = receiving.map_err(|reason| HubError::Ended { what: "receivers", reason })?;
+    drop(room);
     let (stopping_tx, stopping) = watch::channel(false);
     let board = Arc::new(Board::new(crate::wall()));
     let ingest = IngestServer::new(IngestService {

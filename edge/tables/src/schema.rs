@@ -312,10 +312,11 @@ pub static LOSS_LEDGER: Table = Table {
             Text,
             "agent: its buffer was full; ingest: the hub could not take them; diagnosis: stored, not weighed; receive: \
              an exporter's records, sets or datagrams were not kept; exporter: it numbered them and they never came \
-             (records of IPFIX and NetFlow v5, datagrams of NetFlow v9 and sFlow)",
+             (records of IPFIX and NetFlow v5, datagrams of NetFlow v9 and sFlow); sensor: events the host's kernel had no \
+             room to count, by sensor",
         ),
         must("reason", Text, "such as agent_buffer, bad_row or not_its_path"),
-        must("rows", Long, "how many observations"),
+        must("rows", Long, "how many observations, or events"),
     ],
     keep_days: Some(400),
     cluster: &["ts"],

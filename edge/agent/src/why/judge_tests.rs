@@ -209,6 +209,10 @@ fn loss_with_a_queue_is_congestion_and_without_one_a_lossy_link() {
     s.last.total_retransmits = 100;
     s.samples.iter_mut().enumerate().for_each(|(n, m)| m.retransmits = n as u32 * 3);
     surely(&facts, Cause::LossyLink);
+    // With time-outs, and from this end alone, it may as well be a link at the other that comes and goes.
+    let mut alone = Facts { peer: None, ..facts.clone() };
+    socket(&mut alone).last.timeouts += 5;
+    assert!(judge(&alone).confidence() < 0.8);
     let s = socket(&mut facts);
     s.samples.iter_mut().for_each(|m| m.rtt_us = 20_000);
     surely(&facts, Cause::CongestedLink);

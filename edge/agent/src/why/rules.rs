@@ -540,8 +540,17 @@ fn losses(case: &mut Case<'_>, c: &Connection<'_>, s: &Sending) {
     if lossy {
         // enough losses to tell: five are a hint, thirty are plenty
         let enough = 0.5 + 0.5 * ramp(s.lost as f64, 3.0, 20.0);
-        let evidence = vec![line.clone(), delay.clone(), marks.clone()];
-        case.found(Cause::LossyLink, Place::Path, 0.95 * enough * (1.0 - full), evidence);
+        let mut evidence = vec![line.clone(), delay.clone(), marks.clone()];
+        let mut confidence = 0.95 * enough * (1.0 - full);
+        // Losses at random seldom take a whole window. A carrier at the other host that comes and goes does, and only
+        // that host sees it.
+        if case.facts.peer.is_none() && s.timeouts >= 3 {
+            confidence = confidence.min(0.75);
+            evidence.push(
+                "a link of the other host that comes and goes would look the same from here".to_owned(),
+            );
+        }
+        case.found(Cause::LossyLink, Place::Path, confidence, evidence);
     }
     // a queue without loss is congestion too, only less sure
     let loss_part = if lossy { 0.95 } else { 0.85 };
