@@ -446,7 +446,8 @@ impl Conversation {
             losses.push(loss("agent", "agent_buffer", newly_lost));
         }
         // Where several agents share a kernel, each tells of what its sensors had no room for.
-        let sensors = batch.sensors.as_ref().and_then(|s| wire::sensor::sensors(s).ok()).into_iter().flatten();
+        let sensors =
+            batch.sensors.as_ref().and_then(|s| wire::sensor::sensors(s).ok()).into_iter().flatten();
         losses.extend(sensors.filter(|s| s.lost > 0).take(SENSORS_MAX).map(|s| {
             let name: String = s.sensor.chars().filter(|c| c.is_ascii_alphanumeric()).take(32).collect();
             loss("sensor", &name, s.lost)

@@ -189,11 +189,6 @@ impl Intake {
         self.put(Receiver::Otlp, Row::Span(span))
     }
 
-    /// Takes the nodes of a trace.
-    pub fn hops(&self, hops: Vec<crate::hops::PathHop>) -> usize {
-        hops.into_iter().filter(|h| self.put(Receiver::Ioam, Row::Hop(*h))).count()
-    }
-
     /// Takes what is told to be at the other end of a port. A row is made where the answer is new.
     pub fn neighbour(&self, at: Nanos, source: Receiver, port: (&str, &str), far: (&str, &str)) -> Cabling {
         let names = &self.names;

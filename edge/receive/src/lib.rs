@@ -6,7 +6,7 @@
 //! How: [`flows`] is by itself. [`gnmi`], [`otlp`], [`scrape`] and [`syslog`] have a `Config` each, are started together by
 //! [`Sources`], and hand what they hear to [`Intake`], which
 //! knows the names of the fabric ([`names`]), turns numbers into observations ([`observe`], by the words of
-//! [`vocabulary`]) and passes [`rows`] on to the hub by one bounded channel. [`hops`] reads the traces of RFC 9197.
+//! [`vocabulary`]) and passes [`rows`] on to the hub by one bounded channel.
 //! Invariants: whatever comes from the network is bounded in size, rate and number, and every drop is counted by reason.
 //! Absent on purpose: tables, SQL and Arrow, which are the hub's, and diagnosis.
 #![forbid(unsafe_code)]
@@ -15,7 +15,6 @@ pub mod door;
 pub mod error;
 pub mod flows;
 pub mod gnmi;
-pub mod hops;
 pub mod intake;
 pub mod names;
 pub mod observe;
