@@ -450,6 +450,40 @@ async fn every_worked_question_has_an_answer() {
 }
 
 #[tokio::test]
+async fn what_receivers_hear_becomes_rows_and_is_weighed() {
+    let dir = a_directory("receivers-heard");
+    std::fs::create_dir_all(&dir).unwrap();
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = free.local_addr().unwrap();
+    drop(free);
+    let text = format!("[names]\nfile = \"names.toml\"\n[syslog]\nudp = \"{at}\"\n");
+    std::fs::write(dir.join("receivers.toml"), text).unwrap();
+    std::fs::write(dir.join("names.toml"), "[[device]]\nmatch = [\"sw\"]\nis = \"p0-leaf1\"\n").unwrap();
+    let hub = Hub::start_with(&dir.join("data"), |c| c.receivers = Some(dir.join("receivers.toml"))).await;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(b"<187>1 - sw app - - - spine1: link is down", at).unwrap();
+    let sql = "select device, interface, state, component from link_event \
+               union all select 'counter', component, counter, cast(producer as varchar) from counter \
+               where counter = 'carrier_lost' order by 1";
+    let body: &'static str = serde_json::json!({ "sql": sql }).to_string().leak();
+    let mut answer = (0, String::new());
+    for _ in 0..200 {
+        answer = hub.post("/api/v1/query", body).await;
+        if answer.1.contains("spine1") && answer.1.contains("counter") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (status, text) = answer;
+    assert_eq!(status, 200, "{text}");
+    assert!(text.contains(r#"["sw","spine1","down","p0-spine1:p0-leaf1"]"#), "{text}");
+    assert!(text.contains(r#"["counter","p0-spine1:p0-leaf1","carrier_lost","-1"]"#), "{text}");
+    let (_, metrics) = hub.get("/metrics").await;
+    assert!(!metrics.contains("not_its_component"), "the diagnosis takes it");
+    hub.end().await;
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_stored_once_by_this_hub_and_the_next() {
     let dir = a_directory("once");
     let count = |text: &str| {
