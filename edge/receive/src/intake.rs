@@ -19,6 +19,9 @@ use wire::{Component, ComponentObservation, Nanos};
 /// Told neighbours remembered.
 const NEIGHBOURS_MAX: usize = 20_000;
 
+/// Numbers that are handed over at a time at most: who told more at once told it in parts.
+pub(crate) const BATCH_MAX: usize = 4_096;
+
 /// What one receiver counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
@@ -187,11 +190,6 @@ impl Intake {
         trim(&mut span.name, limit::NAME);
         labels(&mut span.labels);
         self.put(Receiver::Otlp, Row::Span(span))
-    }
-
-    /// Takes the nodes of a trace.
-    pub fn hops(&self, hops: Vec<crate::hops::PathHop>) -> usize {
-        hops.into_iter().filter(|h| self.put(Receiver::Ioam, Row::Hop(*h))).count()
     }
 
     /// Takes what is told to be at the other end of a port. A row is made where the answer is new.

@@ -42,14 +42,11 @@ pub enum Receiver {
     Scrape = 2,
     /// Syslog.
     Syslog = 3,
-    /// IOAM traces.
-    Ioam = 4,
 }
 
 impl Receiver {
     /// All of them, by number.
-    pub const ALL: [Receiver; 5] =
-        [Receiver::Gnmi, Receiver::Otlp, Receiver::Scrape, Receiver::Syslog, Receiver::Ioam];
+    pub const ALL: [Receiver; 4] = [Receiver::Gnmi, Receiver::Otlp, Receiver::Scrape, Receiver::Syslog];
     /// Its word in tables and counters.
     pub const fn name(self) -> &'static str {
         match self {
@@ -57,7 +54,6 @@ impl Receiver {
             Receiver::Otlp => "otlp",
             Receiver::Scrape => "scrape",
             Receiver::Syslog => "syslog",
-            Receiver::Ioam => "ioam",
         }
     }
 }
@@ -318,8 +314,6 @@ pub enum Row {
     Span(SpanRow),
     /// A neighbour that is not where the fabric has it, or one whose verdict changed.
     Neighbour(Neighbour),
-    /// A node of a trace in packets.
-    Hop(crate::hops::PathHop),
     /// What the numbers mean to the diagnosis.
     Observation(ComponentObservation),
 }
