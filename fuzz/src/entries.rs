@@ -20,6 +20,11 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("task", task),
     ("flow", flow),
     ("sensor", sensor),
+    ("syslog", syslog),
+    ("scrape", scrape),
+    ("names", names),
+    ("otlp", otlp),
+    ("gnmi", gnmi),
     ("spec", spec),
     ("stamp", stamp),
     ("ioam", ioam),
@@ -71,6 +76,103 @@ pub fn sensor(data: &[u8]) {
     if let Some(Ok(rows)) = reading.sensors.as_ref().map(s::sensors) {
         assert_eq!(rows.count(), reading.sensors.as_ref().map_or(0, s::sensor_rows));
     }
+}
+
+/// A fabric of two leaves for receivers, by which everything is called as in the fabric.
+fn received() -> std::sync::Arc<Fabric> {
+    const FABRIC: &str = "name = \"fuzz\"\nplanes = 1\nleaves = 2\nspines = 2\nhosts = 4\n\
+        access = { rate = \"1Gbit/s\", latency = \"1us\" }\ntrunk = { rate = \"1Gbit/s\", latency = \"1us\" }\n";
+    static PARSED: std::sync::OnceLock<Option<std::sync::Arc<Fabric>>> = std::sync::OnceLock::new();
+    let parsed = PARSED.get_or_init(|| Fabric::parse(FABRIC).ok().map(std::sync::Arc::new));
+    parsed.clone().expect("the fabric is one")
+}
+
+/// An intake; what it heard must be what it kept and dropped.
+fn intake(by: receive::Receiver, then: impl FnOnce(std::sync::Arc<receive::Intake>)) {
+    let names = receive::Names::identity(received());
+    let (intake, mut rows) = receive::Intake::new(names, Default::default(), 64);
+    then(intake.clone());
+    let counted = intake.counted(by);
+    assert_eq!(counted.heard, counted.kept + counted.dropped.iter().sum::<u64>());
+    while let Ok(row) = rows.try_recv() {
+        if let receive::Row::Observation(o) = row {
+            assert!(o.of == 0 || o.delta <= o.of);
+        }
+    }
+}
+
+/// A connection's bytes as syslog: the first says where it is cut in two, which must change nothing.
+pub fn syslog(data: &[u8]) {
+    use receive::syslog::{Config, Desk, framing::Framing};
+    const MOST: usize = 200;
+    let Some((&cut, stream)) = data.split_first() else { return };
+    let messages = |pieces: &[&[u8]]| {
+        let (mut framing, mut out) = (Framing::new(MOST), Vec::new());
+        let mut put = |m: &[u8]| out.push(m.to_vec());
+        pieces.iter().for_each(|p| framing.feed(p, &mut put));
+        framing.end(&mut put);
+        (out, framing.too_long, framing.broken)
+    };
+    let whole = messages(&[stream]);
+    let (a, b) = stream.split_at(usize::from(cut).min(stream.len()));
+    assert_eq!(whole, messages(&[a, b]));
+    intake(receive::Receiver::Syslog, |intake| {
+        let desk = Desk::new(Config::default(), intake);
+        for m in &whole.0 {
+            assert!(!m.is_empty() && m.len() <= MOST);
+            desk.take(Nanos::from_secs(1_000), std::net::Ipv6Addr::LOCALHOST.into(), m);
+        }
+    });
+}
+
+/// An exporter's answer.
+pub fn scrape(data: &[u8]) {
+    use receive::scrape::text::{Form, parse};
+    let text = String::from_utf8_lossy(data);
+    for form in [Form::Prometheus, Form::OpenMetrics] {
+        let mut samples = 0;
+        let malformed = parse(&text, form, |s| {
+            assert!(!s.name.is_empty() && s.labels.iter().all(|(key, _)| !key.is_empty()));
+            samples += 1;
+        });
+        assert!(samples + malformed <= text.lines().count() as u64);
+    }
+}
+
+/// A file of names; a port it knows is one of its device's.
+pub fn names(data: &[u8]) {
+    let Ok(text) = core::str::from_utf8(data) else { return };
+    let fabric = received();
+    let Ok((names, _)) = receive::Names::parse(text, fabric.clone()) else { return };
+    for word in text.split(['\'', '"', '\n']).take(64) {
+        let Some(device) = names.device(word) else { continue };
+        for port in text.split(['\'', '"', '\n']).take(64) {
+            let link = names.port(word, port);
+            assert!(link.is_none_or(|l| fabric.link_device(l) == Some(device)));
+        }
+    }
+}
+
+/// A request of OpenTelemetry; the first byte says of what.
+pub fn otlp(data: &[u8]) {
+    use receive::otlp::{Config, Desk, Export, Signal};
+    let Some((&signal, body)) = data.split_first() else { return };
+    let signal = [Signal::Metrics, Signal::Logs, Signal::Traces][usize::from(signal) % 3];
+    let Ok(export) = Export::decode(signal, body) else { return };
+    intake(receive::Receiver::Otlp, |intake| {
+        Desk::new(Config::default(), intake).take(None, export);
+    });
+}
+
+/// What a gNMI device tells.
+pub fn gnmi(data: &[u8]) {
+    use receive::gnmi::{proto::Notification, session::Desk};
+    let Ok(told) = Notification::decode(data) else { return };
+    intake(receive::Receiver::Gnmi, |intake| {
+        let desk = Desk::new("p0-leaf0", core::time::Duration::from_secs(30), intake);
+        desk.take(Nanos::from_secs(1_000), &told);
+        desk.take(Nanos::from_secs(1_010), &told);
+    });
 }
 
 /// A list of tasks as an agent takes it, and a piece of one as a hub does.
@@ -164,10 +266,11 @@ pub fn stamp(data: &[u8]) {
     }
 }
 
-/// Hop-by-hop headers with trace options, and what comes back in ICMPv6 errors.
+/// Hop-by-hop headers with trace options of both kinds, and what comes back in ICMPv6 errors.
 pub fn ioam(data: &[u8]) {
     if let Ok(trace) = wire::ioam::Trace::new_checked(data) {
-        trace.nodes().for_each(drop);
+        // An option has 255 bytes, and a node at least a word.
+        assert!(trace.nodes().count() <= 63);
     }
     let _ = wire::ipv6::time_exceeded(data);
 }

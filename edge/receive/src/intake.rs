@@ -19,6 +19,9 @@ use wire::{Component, ComponentObservation, Nanos};
 /// Told neighbours remembered.
 const NEIGHBOURS_MAX: usize = 20_000;
 
+/// Numbers that are handed over at a time at most: who told more at once told it in parts.
+pub(crate) const BATCH_MAX: usize = 4_096;
+
 /// What one receiver counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {

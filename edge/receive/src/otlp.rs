@@ -6,7 +6,7 @@
 //! Invariants: a request is at most [`Config::body_bytes_max`], also unpacked; at most [`Config::at_a_time`] are read and
 //! worked on, each more is told to come again before its body is read; at most [`Config::connections`] are open. A door
 //! that others can reach is encrypted, or `insecure` says that it is not.
-//! Absent on purpose: JSON, which no exporter sends unless told to; profiles; and who may send: who reaches the door may,
+//! Absent on purpose: JSON, since collectors and most SDKs send protobuf; profiles; and who may send: who reaches the door may,
 //! and with `client_ca_file` only who has a certificate of that authority.
 
 pub mod convert;
@@ -34,6 +34,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
     trace_service_server::{TraceService, TraceServiceServer},
 };
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::server::TlsConnectInfo;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,31 +99,56 @@ const STREAMS: u32 = 16;
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 
-/// What both ways share.
+/// Takes requests, whichever way they came.
 #[derive(Debug)]
-pub(crate) struct Desk {
-    pub(crate) config: Config,
-    pub(crate) intake: Arc<Intake>,
+pub struct Desk {
+    config: Config,
+    intake: Arc<Intake>,
     slots: Semaphore,
 }
 
 /// What a request asks for.
 #[derive(Debug)]
-pub(crate) enum Export {
+pub enum Export {
+    /// Metrics to keep.
     Metrics(ExportMetricsServiceRequest),
+    /// Log records to keep.
     Logs(ExportLogsServiceRequest),
+    /// Spans to keep.
     Traces(ExportTraceServiceRequest),
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Metrics.
+    Metrics,
+    /// Log records.
+    Logs,
+    /// Spans.
+    Traces,
+}
+
+impl Export {
+    /// Decodes the body of a request.
+    pub fn decode(signal: Signal, body: &[u8]) -> Result<Export, prost::DecodeError> {
+        match signal {
+            Signal::Metrics => ExportMetricsServiceRequest::decode(body).map(Export::Metrics),
+            Signal::Logs => ExportLogsServiceRequest::decode(body).map(Export::Logs),
+            Signal::Traces => ExportTraceServiceRequest::decode(body).map(Export::Traces),
+        }
+    }
 }
 
 impl Desk {
     /// A desk that hands over to an intake.
-    pub(crate) fn new(config: Config, intake: Arc<Intake>) -> Desk {
+    pub fn new(config: Config, intake: Arc<Intake>) -> Desk {
         let slots = Semaphore::new(config.at_a_time.max(1));
         Desk { config, intake, slots }
     }
 
     /// A place to work on a request, if there is one.
-    pub(crate) fn slot(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+    fn slot(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
         let slot = self.slots.try_acquire().ok();
         if slot.is_none() {
             self.intake.dropped(Receiver::Otlp, Dropped::TooMany, 1);
@@ -131,7 +157,7 @@ impl Desk {
     }
 
     /// Takes a request.
-    pub(crate) fn take(&self, peer: Option<SocketAddr>, export: Export) -> Outcome {
+    pub fn take(&self, peer: Option<SocketAddr>, export: Export) -> Outcome {
         let senders = Senders::new(&self.config, &self.intake, peer, now());
         match export {
             Export::Metrics(r) => senders.metrics(r),
@@ -146,10 +172,7 @@ fn peer<T>(request: &Request<T>) -> Option<SocketAddr> {
 }
 
 /// Who sends, on a plain connection or an encrypted one.
-pub(crate) fn peer_of(
-    plain: Option<&SocketAddr>,
-    tls: Option<&TlsConnectInfo<SocketAddr>>,
-) -> Option<SocketAddr> {
+fn peer_of(plain: Option<&SocketAddr>, tls: Option<&TlsConnectInfo<SocketAddr>>) -> Option<SocketAddr> {
     plain.copied().or_else(|| tls.map(|t| *t.get_ref()))
 }
 
@@ -220,7 +243,18 @@ async fn admit(
         }
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], BUSY).into_response();
     };
-    next.run(request).await
+    let answer = next.run(request).await;
+    // What gRPC refuses before it is ours: the services themselves refuse nothing.
+    if let Some(code) = answer.headers().get(Status::GRPC_STATUS).map(|v| Code::from_bytes(v.as_bytes())) {
+        let why = match code {
+            Code::Ok => return answer,
+            Code::OutOfRange | Code::ResourceExhausted => Dropped::TooLarge,
+            Code::Unimplemented => Dropped::Unsupported,
+            _ => Dropped::Malformed,
+        };
+        desk.intake.dropped(Receiver::Otlp, why, 1);
+    }
+    answer
 }
 
 /// The services behind every door.

@@ -59,8 +59,27 @@ pub(crate) fn bytes(base: &Path, path: &Path) -> Result<Vec<u8>, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// An authority, for doors with encryption.
+    pub(crate) fn authority(name: &str) -> rcgen::CertifiedIssuer<'static, rcgen::KeyPair> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        rcgen::CertifiedIssuer::self_signed(params, key).unwrap()
+    }
+
+    /// A certificate and its key, PEM, of a name, by an authority.
+    pub(crate) fn signed(
+        name: &str,
+        by: &rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+    ) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, by).unwrap().pem(), key.serialize_pem())
+    }
 
     #[derive(Deserialize, serde::Serialize, Debug)]
     #[serde(deny_unknown_fields)]

@@ -143,6 +143,26 @@ mod tests {
     }
 
     #[test]
+    fn the_pages_examples_are_files_that_work() {
+        let page =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/receivers.md")).unwrap();
+        let examples: Vec<&str> =
+            page.split("```toml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0)).collect();
+        let mut sections = 0;
+        for example in examples.iter().filter(|e| !e.starts_with("[flows]")) {
+            if example.starts_with("[[device]]") {
+                let (names, _) = Names::parse(example, fabric()).unwrap();
+                assert!(names.port("gpu-3.example", "rdma0").is_some());
+                assert_eq!(names.port("sw-a1.example", "Ethernet0"), names.port("p0-leaf1", "host2"));
+                continue;
+            }
+            Sources::parse(example).unwrap_or_else(|e| panic!("{e}: {example}"));
+            sections += 1;
+        }
+        assert_eq!(sections, 5);
+    }
+
+    #[test]
     fn what_is_not_known_is_refused() {
         let wrong = Sources::parse("[syslog]\nudp='127.0.0.1:0'\ntsl=true").unwrap_err();
         assert_eq!((wrong.line, wrong.column), (3, 1));

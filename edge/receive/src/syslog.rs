@@ -8,7 +8,7 @@
 //! Absent on purpose: TLS (RFC 5425), relaying, and taking a sender's word for who it is beyond what a datagram can prove:
 //! syslog has no proof, so its events are evidence beside counters, and its door belongs into a management network.
 
-mod framing;
+pub mod framing;
 pub mod link;
 pub mod message;
 

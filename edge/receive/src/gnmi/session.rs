@@ -12,7 +12,7 @@ use super::proto::{
 use super::value::{self, Step};
 use super::{Config, Encoding, Mode, Subscription, check, credentials, path};
 use crate::error::ReceiveError;
-use crate::intake::{Intake, believable, now};
+use crate::intake::{BATCH_MAX, Intake, believable, now};
 use crate::rows::{Dropped, EntityKind, Metric, Receiver};
 use crate::setting;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
@@ -119,6 +119,9 @@ impl Desk {
                         _ => entity,
                     };
                     batch.push(self.metric(at, kind, entity, name.into_owned(), value, total));
+                    if batch.len() >= BATCH_MAX {
+                        self.intake.metrics(std::mem::take(&mut batch));
+                    }
                 }
                 Told::Neighbour(port, id, part, text) => {
                     let room = memory.neighbours.len() < REMEMBERED_MAX;
@@ -269,9 +272,11 @@ impl Session {
 
     /// One connection, until it ends. Whether anything was heard on it, and why it ended.
     async fn once(&self) -> (bool, String) {
-        let channel = match self.endpoint.connect().await {
-            Ok(channel) => channel,
-            Err(e) => return (false, chain(&e)),
+        // The endpoint's own limit is of the connection, without its encryption.
+        let channel = match timeout(CONNECT_WITHIN, self.endpoint.connect()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(e)) => return (false, chain(&e)),
+            Err(_) => return (false, "no connection in time".to_owned()),
         };
         let heard = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let mut streams = JoinSet::new();

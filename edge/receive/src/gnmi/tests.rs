@@ -8,6 +8,7 @@ use super::session::Desk;
 use super::*;
 use crate::intake::tests::intake;
 use crate::rows::{Cabling, Dropped, EntityKind, Metric, Receiver, Row};
+use crate::setting::tests::{authority, signed};
 use proptest::prelude::*;
 use std::pin::Pin;
 use tokio::sync::mpsc;
@@ -371,20 +372,9 @@ async fn a_device_is_asked_and_asked_again_when_it_comes_back() {
 
 #[tokio::test]
 async fn encrypted_and_only_by_the_named_authority() {
-    let ca = |name: &str| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        rcgen::CertifiedIssuer::self_signed(params, key).unwrap()
-    };
-    let (ours, other) = (ca("ours"), ca("other"));
-    let key = rcgen::KeyPair::generate().unwrap();
-    let cert = rcgen::CertificateParams::new(vec!["leaf0.example".to_owned()])
-        .unwrap()
-        .signed_by(&key, &ours)
-        .unwrap();
-    let tls = ServerTlsConfig::new().identity(Identity::from_pem(cert.pem(), key.serialize_pem()));
+    let (ours, other) = (authority("ours"), authority("other"));
+    let (cert, key) = signed("leaf0.example", &ours);
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
     let served = serve(Some(tls), "127.0.0.1:0");
     let dir = std::env::temp_dir().join(format!("selvedge-gnmi-tls-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();

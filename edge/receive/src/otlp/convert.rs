@@ -7,7 +7,7 @@
 //! Invariants: any decoded request is an outcome; what is not kept is counted, and what could have been is in the answer.
 
 use super::Config;
-use crate::intake::{Intake, believable};
+use crate::intake::{BATCH_MAX, Intake, believable};
 use crate::rows::{Dropped, EntityKind, LinkEvent, LogRow, Metric, Receiver, SpanRow, bounded, limit};
 use crate::setting;
 use crate::syslog::link;
@@ -135,6 +135,28 @@ struct Told<'a> {
     total: bool,
 }
 
+/// Numbers on their way to the intake, so many at a time: a small request may hold many.
+struct Gathered<'a> {
+    intake: &'a Intake,
+    metrics: Vec<Metric>,
+    /// How many it did not keep.
+    refused: usize,
+}
+
+impl Gathered<'_> {
+    fn push(&mut self, metric: Metric) {
+        self.metrics.push(metric);
+        if self.metrics.len() >= BATCH_MAX {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        let offered = self.metrics.len();
+        self.refused += offered - self.intake.metrics(std::mem::take(&mut self.metrics));
+    }
+}
+
 impl<'a> Senders<'a> {
     pub(super) fn new(
         config: &Config,
@@ -203,7 +225,7 @@ impl<'a> Senders<'a> {
         }
     }
 
-    fn points(&self, told: &Told<'_>, points: &[NumberDataPoint], out: &mut Vec<Metric>) -> usize {
+    fn points(&self, told: &Told<'_>, points: &[NumberDataPoint], out: &mut Gathered<'_>) -> usize {
         let mut bad = 0;
         for p in points {
             let value = match p.value {
@@ -235,7 +257,7 @@ impl<'a> Senders<'a> {
         let mut rejected = 0;
         for resource in &request.resource_metrics {
             let from = self.origin(resource.resource.as_ref());
-            let mut batch = Vec::new();
+            let mut batch = Gathered { intake: self.intake, metrics: Vec::new(), refused: 0 };
             let metrics = resource.scope_metrics.iter().flat_map(|s| &s.metrics);
             for metric in metrics {
                 let mut told = Told { from: &from, name: &metric.name, delta: false, total: false };
@@ -260,7 +282,10 @@ impl<'a> Senders<'a> {
                                 self.number(&told, times, &p.attributes, part, value)
                             };
                             batch.push(put(".count", p.count as f64));
-                            batch.extend(p.sum.filter(|s| s.is_finite()).map(|s| put(".sum", s)));
+                            p.sum
+                                .filter(|s| s.is_finite())
+                                .into_iter()
+                                .for_each(|s| batch.push(put(".sum", s)));
                             let counts = p.bucket_counts.iter().take(BUCKETS_MAX);
                             for (n, count) in counts.enumerate() {
                                 let mut m = put(".bucket", *count as f64);
@@ -286,7 +311,10 @@ impl<'a> Senders<'a> {
                                 self.number(&told, times, &p.attributes, part, value)
                             };
                             batch.push(put(".count", p.count as f64));
-                            batch.extend(p.sum.filter(|s| s.is_finite()).map(|s| put(".sum", s)));
+                            p.sum
+                                .filter(|s| s.is_finite())
+                                .into_iter()
+                                .for_each(|s| batch.push(put(".sum", s)));
                         }
                         bad
                     }
@@ -300,8 +328,8 @@ impl<'a> Senders<'a> {
                 self.drop(Dropped::NoNumber, bad);
                 rejected += bad;
             }
-            let offered = batch.len();
-            rejected += offered - self.intake.metrics(batch);
+            batch.hand_over();
+            rejected += batch.refused;
         }
         Outcome::of(rejected)
     }

@@ -3,7 +3,7 @@
 //! Invariants: a body is read only up to its limit, and unpacked only up to the same; a sender that may try again is told so by 503, and one that must not by 4xx.
 
 use super::convert::Outcome;
-use super::{Desk, Export, peer_of};
+use super::{Desk, Export, Signal, peer_of};
 use crate::rows::{Dropped, Receiver};
 use axum::Router;
 use axum::body::{Bytes, to_bytes};
@@ -22,13 +22,6 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use prost::Message;
 use std::io::Read as _;
 use std::sync::Arc;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signal {
-    Metrics,
-    Logs,
-    Traces,
-}
 
 /// The three addresses.
 pub(super) fn router(desk: Arc<Desk>) -> Router {
@@ -72,10 +65,6 @@ fn unpacked(headers: &HeaderMap, body: Bytes, most: usize) -> Result<Bytes, (Sta
     }
 }
 
-fn decode<M: Message + Default>(body: &Bytes) -> Result<M, String> {
-    M::decode(body.clone()).map_err(|e| e.to_string())
-}
-
 async fn answer(desk: &Desk, signal: Signal, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let refuse = |status: StatusCode, why: Dropped, text: String| {
@@ -101,12 +90,7 @@ async fn answer(desk: &Desk, signal: Signal, request: Request) -> Response {
             return refuse(status, if large { Dropped::TooLarge } else { Dropped::Malformed }, text);
         }
     };
-    let export = match signal {
-        Signal::Metrics => decode(&body).map(Export::Metrics),
-        Signal::Logs => decode(&body).map(Export::Logs),
-        Signal::Traces => decode(&body).map(Export::Traces),
-    };
-    match export {
+    match Export::decode(signal, &body) {
         Ok(export) => {
             let peer = peer_of(parts.extensions.get(), parts.extensions.get());
             said(signal, &desk.take(peer, export))

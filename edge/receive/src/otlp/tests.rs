@@ -1,6 +1,7 @@
 use super::*;
 use crate::intake::tests::intake;
 use crate::rows::{EntityKind, Metric, Row};
+use crate::setting::tests::{authority, signed};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
@@ -13,7 +14,6 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use proptest::prelude::*;
-use prost::Message as _;
 use std::io::Write as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -128,6 +128,19 @@ fn sums_gauges_and_histograms_become_numbers() {
     assert_eq!(means, [(Counter::FrameError, 7)]);
     let c = intake.counted(Receiver::Otlp);
     assert_eq!((c.heard, c.kept), (8, 7));
+}
+
+#[test]
+fn many_points_are_handed_over_in_parts_and_all_counted() {
+    let (intake, _rows) = intake(5_000);
+    let data_points = vec![point(0, 0, 1.0); 6_000];
+    let got = desk(&intake).take(
+        None,
+        Export::Metrics(request(vec![metric("temperature", Data::Gauge(Gauge { data_points }))])),
+    );
+    assert_eq!(got.rejected, 1_000);
+    let c = intake.counted(Receiver::Otlp);
+    assert_eq!((c.heard, c.kept, c.dropped(Dropped::HubSlow)), (6_000, 5_000, 1_000));
 }
 
 #[test]
@@ -251,6 +264,18 @@ async fn by_grpc_packed_or_not() {
 }
 
 #[tokio::test]
+async fn what_grpc_refuses_is_counted() {
+    let (running, intake, _rows) = running(Config { body_bytes_max: 200, ..Config::default() }).await;
+    let url = format!("http://{}", running.address("grpc").unwrap());
+    let client = MetricsServiceClient::connect(url).await.unwrap();
+    let many = request((0..100).map(|n| metric(&format!("m{n}"), Data::Gauge(Gauge::default()))).collect());
+    for mut client in [client.clone(), client.send_compressed(CompressionEncoding::Gzip)] {
+        client.export(many.clone()).await.unwrap_err();
+    }
+    assert_eq!(intake.counted(Receiver::Otlp).dropped(Dropped::TooLarge), 2);
+}
+
+#[tokio::test]
 async fn by_http_packed_or_not() {
     let (running, intake, mut rows) = running(Config { body_bytes_max: 2_000, ..Config::default() }).await;
     let at = running.address("http").unwrap();
@@ -332,19 +357,49 @@ async fn a_door_that_others_reach_is_encrypted_or_said_not_to_be() {
     assert!(start(half, Path::new("."), intake).await.is_err());
 }
 
+#[tokio::test]
+async fn only_who_has_a_certificate_of_the_named_authority_may_send() {
+    let (hubs, senders, others) = (authority("hubs"), authority("senders"), authority("others"));
+    let dir = std::env::temp_dir().join(format!("selvedge-otlp-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (cert, key) = signed("hub.example", &hubs);
+    for (file, text) in [("hub.pem", &cert), ("hub.key", &key), ("senders.pem", &senders.pem())] {
+        std::fs::write(dir.join(file), text).unwrap();
+    }
+    let (intake, mut rows) = intake(100);
+    let config = setting::parse::<Config>(
+        "grpc='127.0.0.1:0'\ncert_file='hub.pem'\nkey_file='hub.key'\nclient_ca_file='senders.pem'",
+    );
+    let running = start(config.unwrap(), &dir, intake).await.unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    let url = format!("https://{}", running.address("grpc").unwrap());
+    for (by, may) in [(Some(&senders), true), (Some(&others), false), (None, false)] {
+        let mut tls = tonic::transport::ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(hubs.pem()))
+            .domain_name("hub.example");
+        if let Some(by) = by {
+            let (cert, key) = signed("sender.example", by);
+            tls = tls.identity(Identity::from_pem(cert, key));
+        }
+        let endpoint = tonic::transport::Endpoint::from_shared(url.clone()).unwrap().tls_config(tls).unwrap();
+        let sent = match endpoint.connect().await {
+            Ok(channel) => MetricsServiceClient::new(channel).export(gauge(3.0)).await.is_ok(),
+            Err(_) => false,
+        };
+        assert_eq!(sent, may);
+        assert_eq!(matches!(rows.try_recv(), Ok(Row::Metric(_))), may);
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_an_outcome(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let (intake, _rows) = intake(100);
         let desk = desk(&intake);
-        if let Ok(r) = ExportMetricsServiceRequest::decode(&*bytes) {
-            desk.take(None, Export::Metrics(r));
-        }
-        if let Ok(r) = ExportLogsServiceRequest::decode(&*bytes) {
-            desk.take(None, Export::Logs(r));
-        }
-        if let Ok(r) = ExportTraceServiceRequest::decode(&*bytes) {
-            desk.take(None, Export::Traces(r));
+        for signal in [Signal::Metrics, Signal::Logs, Signal::Traces] {
+            if let Ok(export) = Export::decode(signal, &bytes) {
+                desk.take(None, export);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::intake::tests::intake;
 use crate::rows::Row;
+use crate::setting::tests::{authority, signed};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use tokio::sync::mpsc;
@@ -84,6 +85,83 @@ fn a_target_is_up_or_down() {
     let (long, _rows, intake) = scraper(&server(ok), Config { body_bytes_max: 5, ..Config::default() });
     assert!(matches!(long.turn(), Turn::Down(_)));
     assert_eq!(intake.counted(Receiver::Scrape).dropped(Dropped::TooLarge), 1);
+}
+
+/// A server with encryption that wants a certificate of an authority, and answers with a load.
+fn encrypted(cert: &str, key: &str, clients: &str) -> u16 {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(clients.as_bytes()).unwrap()).unwrap();
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let session = rustls::ServerConnection::new(Arc::new(config.clone())).unwrap();
+            let mut stream = rustls::StreamOwned::new(session, stream.unwrap());
+            let mut heard = [0; 4_096];
+            let n = stream.read(&mut heard).unwrap_or(0);
+            let bearer = String::from_utf8_lossy(&heard[..n]).contains("authorization: Bearer geheim");
+            let body = if bearer { "node_load1 1\n" } else { "" };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    });
+    port
+}
+
+#[test]
+fn an_exporter_behind_encryption_is_asked_with_certificate_and_token() {
+    let (ours, other) = (authority("ours"), authority("other"));
+    let (cert, key) = signed("localhost", &ours);
+    let port = encrypted(&cert, &key, &ours.pem());
+    let dir = std::env::temp_dir().join(format!("selvedge-scrape-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (cert, key) = signed("hub.example", &ours);
+    for (file, text) in [
+        ("ours", &*ours.pem()),
+        ("other", &*other.pem()),
+        ("cert", &*cert),
+        ("key", &*key),
+        ("token", "geheim\n"),
+    ] {
+        std::fs::write(dir.join(file), text).unwrap();
+    }
+    let file = |name: &str| Some(PathBuf::from(name));
+    let all = Config {
+        ca_file: file("ours"),
+        cert_file: file("cert"),
+        key_file: file("key"),
+        token_file: file("token"),
+        ..Config::default()
+    };
+    let turn = |config: Config| {
+        let (intake, _rows) = intake(10);
+        let url = format!("https://localhost:{port}/metrics");
+        Scraper::new(&config, ("host0", &url), &dir, intake).unwrap().turn()
+    };
+    assert_eq!(turn(all.clone()), Turn::Up(1));
+    assert!(matches!(turn(Config { ca_file: file("other"), ..all.clone() }), Turn::Down(_)));
+    assert!(matches!(turn(Config { cert_file: None, key_file: None, ..all }), Turn::Down(_)));
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]

@@ -26,23 +26,24 @@ enum State {
 
 /// Takes a stream apart.
 #[derive(Debug)]
-pub(super) struct Framing {
+pub struct Framing {
     most: usize,
     state: State,
     held: Vec<u8>,
     /// Messages passed over.
-    pub(super) too_long: u64,
+    pub too_long: u64,
     /// A length that cannot be.
-    pub(super) broken: bool,
+    pub broken: bool,
 }
 
 impl Framing {
-    pub(super) fn new(most: usize) -> Framing {
+    /// A stream whose messages are at most so many bytes.
+    pub fn new(most: usize) -> Framing {
         Framing { most, state: State::Start, held: Vec::new(), too_long: 0, broken: false }
     }
 
     /// Takes bytes; `each` gets every message that ends in them.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8])) {
+    pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8])) {
         while let Some((&first, rest)) = bytes.split_first() {
             if self.broken {
                 return;
@@ -110,7 +111,7 @@ impl Framing {
     }
 
     /// The stream ended: a line without an end is a message, a message cut off is none.
-    pub(super) fn end(&mut self, mut each: impl FnMut(&[u8])) {
+    pub fn end(&mut self, mut each: impl FnMut(&[u8])) {
         if matches!(self.state, State::Line) {
             self.finish(&mut each);
         }
