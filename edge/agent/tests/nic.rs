@@ -354,12 +354,16 @@ fn counts_are_those_of_ip_and_ethtool() {
     let sockets = [0, 1].map(|i: usize| {
         pair.spaces[i].run(|| std::net::UdpSocket::bind((ADDRS[i], 4_000)).unwrap()).unwrap()
     });
-    sockets[1].set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    sockets[1].set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let mut buffer = [0; 8];
     // one at a time: few packets wait while the neighbour is not known yet
     for n in 0..500u32 {
-        sockets[0].send_to(&n.to_be_bytes(), (ADDRS[1], 4_000)).unwrap();
-        assert_eq!(sockets[1].recv(&mut buffer).unwrap(), 4);
+        // a neighbour may not be found at once
+        let sent = (0..10).any(|_| {
+            sockets[0].send_to(&n.to_be_bytes(), (ADDRS[1], 4_000)).unwrap();
+            sockets[1].recv(&mut buffer).is_ok_and(|got| got == 4)
+        });
+        assert!(sent, "packet {n} did not arrive");
     }
     // The interfaces' own chatter (neighbours, multicast) may come between two readings: read until nothing does.
     let mut nic = pair.spaces[1].run(|| Nic::open(None)).unwrap().unwrap();

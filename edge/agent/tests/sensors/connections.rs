@@ -110,3 +110,100 @@ fn connections_that_end_between_two_readings_are_not_missed() {
     a.until(|w| ended(w, 5_002).0 >= 300 && ended(w, 5_999).0 >= 7);
     assert_eq!((ended(&a, 5_002), ended(&a, 5_999)), ((300, 0), (7, 7)));
 }
+
+/// Writes until nothing goes any more.
+fn fill(out: &mut TcpStream) -> usize {
+    out.set_nonblocking(true).unwrap();
+    let (mut sent, piece) = (0, [7; 1 << 14]);
+    while let Ok(n) = out.write(&piece) {
+        sent += n;
+    }
+    out.set_nonblocking(false).unwrap();
+    sent
+}
+
+#[test]
+fn closed_windows_are_seen_at_both_ends_as_often_as_the_kernel_closes_them() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::up("zero");
+    // Whatever is sent with a closed window, by somebody who looks at packets.
+    sh(&format!(
+        "ip netns exec {} nft 'add table t; add chain t o {{ type filter hook output priority 0; }};
+         add rule t o tcp sport 5001 tcp window 0 tcp flags & (syn|rst) == 0 counter'",
+        pair.names[1]
+    ));
+    let (mut a, mut b) = (pair.watch(0), pair.watch(1));
+    let (mut out, mut into) = connection(&pair);
+    let closed = |w: &Watch, bit: u32| w.tcp.iter().filter(|r| r.zero_window & bit != 0).count();
+    for turn in 1..=3 {
+        a.tcp.clear();
+        b.tcp.clear();
+        let mut sent = 0;
+        // What was sent makes room for more, until the window closes.
+        a.until(|w| {
+            closed(w, 1) > 0 || {
+                sent += fill(&mut out.try_clone().unwrap());
+                false
+            }
+        });
+        b.until(|w| closed(w, 2) > 0);
+        assert!(closed(&a, 1) > 0 && closed(&b, 2) > 0, "turn {turn}");
+        let mut left = sent;
+        let mut buffer = vec![0; 1 << 16];
+        while left > 0 {
+            left -= into.read(&mut buffer).unwrap();
+        }
+        a.tcp.clear();
+        b.tcp.clear();
+        a.until(|w| w.tcp.iter().any(|r| r.remote_port == 5_001 && r.zero_window == 0));
+    }
+    out.write_all(&[1]).unwrap();
+    into.read_exact(&mut [0]).unwrap();
+    b.next();
+    b.next();
+    let kernel = pair.counter(1, "netstat", "TcpExt", "TCPToZeroWindowAdv");
+    assert!(kernel >= 3, "{kernel}");
+    assert_eq!(b.grew("", "tcp_zero_windows_sent") as u64, kernel);
+    assert!(pair.nft(1) >= kernel, "each is in a packet at least");
+    assert_eq!(pair.counter(0, "netstat", "TcpExt", "TCPToZeroWindowAdv"), 0);
+}
+
+#[test]
+fn marks_on_the_way_are_counted_where_they_arrive_and_the_sender_learns_of_them() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::up("ecn");
+    // Marked where bursts are not cut yet, counted where they are.
+    sh(&format!(
+        "for n in {} {}; do ip netns exec $n sysctl -qw net.ipv4.tcp_ecn=1; done
+         ip netns exec {} nft 'add table t; add chain t p {{ type filter hook postrouting priority 0; }};
+         add rule t p tcp dport 5001 ip ecn ect0 numgen inc mod 4 == 0 ip ecn set ce'
+         ip netns exec {} nft 'add table netdev t;
+         add chain netdev t c {{ type filter hook ingress device \"eth0\" priority 0; }};
+         add rule netdev t c ip ecn ce counter'",
+        pair.names[0], pair.names[1], pair.names[0], pair.names[1]
+    ));
+    let (mut a, mut b) = (pair.watch(0), pair.watch(1));
+    let (mut out, mut into) = connection(&pair);
+    let taker = std::thread::spawn(move || {
+        into.read_exact(&mut vec![0; 1 << 20]).unwrap();
+        into
+    });
+    out.write_all(&vec![7; 1 << 20]).unwrap();
+    let _into = taker.join().unwrap();
+    let marked = |w: &Watch| -> u64 {
+        let mine = w.metrics.iter().filter(|m| m.sensor == "flows" && m.name == "ecn_marked");
+        mine.map(|m| m.value as u64).sum()
+    };
+    b.until(|w| marked(w) >= pair.nft(1) && w.grew("", "ip_in_ecn_marked") as u64 >= pair.nft(1));
+    a.until(|w| w.tcp.iter().any(|r| r.remote_port == 5_001 && r.delivered_ce > 0));
+    let witness = pair.nft(1);
+    assert!(witness >= 20, "{witness}");
+    assert_eq!(marked(&b), witness, "by five-tuple");
+    assert_eq!(b.grew("", "ip_in_ecn_marked") as u64, witness, "by the namespace's counters");
+    let learnt: u64 = a.tcp.iter().filter(|r| r.remote_port == 5_001).map(|r| r.delivered_ce).sum();
+    assert!(learnt > 0, "the sender was told");
+}

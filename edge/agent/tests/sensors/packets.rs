@@ -60,10 +60,12 @@ fn bursts_are_counted_by_their_wire_segments() {
     drop(out);
     assert_eq!(taker.join().unwrap(), 3 << 20);
     let segments = |what: &str| pair.counter(0, "snmp", "Tcp", what);
-    a.until(|w| sum(w, "7006 tcp eth0 out", "packets") >= segments("OutSegs"));
+    // The kernel counts what it sends again apart; on a busy machine it does for want of a timely answer.
+    let sent = || segments("OutSegs") + segments("RetransSegs");
+    a.until(|w| sum(w, "7006 tcp eth0 out", "packets") >= sent());
+    a.next();
     assert!(a.metrics.iter().all(|m| m.name != "one_in"));
-    assert_eq!(segments("RetransSegs"), 0, "nothing is lost here");
-    assert_eq!(sum(&a, "10.9.0.2:7006 tcp eth0 out", "packets"), segments("OutSegs"));
+    assert_eq!(sum(&a, "10.9.0.2:7006 tcp eth0 out", "packets"), sent());
     assert_eq!(sum(&a, ">10.9.0.1:", "packets"), segments("InSegs"));
 }
 

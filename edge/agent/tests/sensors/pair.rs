@@ -20,6 +20,7 @@ pub fn can_run() -> bool {
         (!std::path::Path::new("/sys/kernel/btf/vmlinux").exists(), "the kernel's types (BTF)"),
         (Command::new("nft").arg("-v").output().is_err(), "nft"),
         (Command::new("ethtool").arg("--version").output().is_err(), "ethtool"),
+        (Command::new("python3").arg("--version").output().is_err(), "python3"),
         (Command::new("taskset").arg("--version").output().is_err(), "taskset"),
     ];
     let missing: Vec<&str> = missing.iter().filter(|(m, _)| *m).map(|(_, what)| *what).collect();
@@ -182,7 +183,7 @@ impl Watch {
     }
 
     /// Takes readings until something is in them, for some seconds at most.
-    pub fn until(&mut self, is_there: impl Fn(&Watch) -> bool) {
+    pub fn until(&mut self, mut is_there: impl FnMut(&Watch) -> bool) {
         let begun = Instant::now();
         while !is_there(self) && begun.elapsed() < Duration::from_secs(30) {
             self.next();

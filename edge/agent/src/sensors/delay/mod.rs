@@ -40,7 +40,7 @@ const MORE: [(&[&str], &str); 3] = [
     (&["sk_data_ready", "sock_recv_length"], "how long data waits in sockets"),
 ];
 /// Looked at in a second, about.
-const LOOKED_AT: f64 = 500.0;
+const LOOKED_AT: f64 = 1_000.0;
 const ONE_IN_MAX: u64 = 1 << 12;
 /// Masks, in the order of `prog.bpf.c`, and the kind each governs.
 const MASKS: [usize; 4] = [SOFTIRQ_LATE, RUN_QUEUE, QDISC, UNREAD];

@@ -30,6 +30,8 @@ pub struct Drops {
     /// Counts at the reading before, and when they last grew.
     before: HashMap<[u64; 3], ([u64; 2], u64)>,
     devices: HashMap<(u32, u32), String>,
+    /// Headers of packets that were dropped after the counts were read: of the next reading.
+    early: HashMap<[u64; 3], [u64; 9]>,
     turn: u64,
 }
 
@@ -38,13 +40,17 @@ impl Drops {
     pub fn load(types: &KernelTypes) -> Result<Drops, SensorError> {
         let reasons = reasons::of_this_kernel()?;
         let mut object = Object::load_traced(PROGRAM, types)?;
-        object.trace("kfree_skb", "kfree_skb", types)?;
+        if let Err(error) = object.trace("kfree_skb_at_socket", "kfree_skb", types) {
+            tracing::info!(%error, "drops at sockets whose device is forgotten are of no namespace (Linux 6.11 tells it)");
+            object.trace("kfree_skb", "kfree_skb", types)?;
+        }
         let mut drops = Drops {
             object,
             reasons,
             places: HashMap::new(),
             before: HashMap::new(),
             devices: HashMap::new(),
+            early: HashMap::new(),
             turn: 0,
         };
         // What was dropped before anybody watched is of no interval.
@@ -112,7 +118,8 @@ impl Sensor for Drops {
         }
         let keys: Vec<[u64; 3]> = news.iter().map(|(k, _)| *k).collect();
         self.name_places(&keys);
-        let headers: HashMap<[u64; 3], [u64; 9]> = self.object.drain("headers")?.into_iter().collect();
+        let mut headers = std::mem::take(&mut self.early);
+        headers.extend(self.object.drain::<3, 9>("headers")?);
         for (key, [packets, bytes]) in news {
             let [place, second, third] = key;
             let ((netns, reason), (ifindex, protocol)) = (halves(second), halves(third));
@@ -124,7 +131,7 @@ impl Sensor for Drops {
                 }
                 _ => String::new(),
             });
-            let header = headers.get(&key).map(|words| {
+            let header = headers.remove(&key).map(|words| {
                 let bytes: Vec<u8> = words.iter().take(8).flat_map(|w| w.to_ne_bytes()).collect();
                 let length = usize::try_from(words[8]).unwrap_or(64).min(64);
                 bytes.get(..length).unwrap_or_default().to_vec()
@@ -145,6 +152,10 @@ impl Sensor for Drops {
                 },
             );
         }
+        // Those of kinds without a count yet: it comes with the next reading.
+        let told: BTreeSet<[u64; 3]> = keys.into_iter().collect();
+        headers.retain(|key, _| !told.contains(key));
+        self.early = headers;
         Ok(())
     }
 

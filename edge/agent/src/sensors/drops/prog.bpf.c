@@ -69,8 +69,9 @@ static __always_inline void keep_header(struct sk_buff *skb, struct key *key)
     bpf_map_update_elem(&headers, key, &h, BPF_NOEXIST);
 }
 
-SEC("tp_btf/kfree_skb")
-int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
+// `rx_sk` is the socket it was thrown away at, where there is one. By then its device may be forgotten, and what stands there
+// be of a queue's tree: a device counts only where it is of the socket's namespace.
+static __always_inline int account(struct sk_buff *skb, void *location, int reason, struct sock *rx_sk)
 {
     struct key key = {};
     struct net_device *dev = BPF_CORE_READ(skb, dev);
@@ -78,13 +79,16 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
     key.place = (__u64)location;
     key.reason = reason;
     key.protocol = __builtin_bswap16(BPF_CORE_READ(skb, protocol));
-    if (dev) {
-        key.ifindex = BPF_CORE_READ(dev, ifindex);
+    struct sock *sk = rx_sk;
+    if (!sk && !dev)
+        sk = BPF_CORE_READ(skb, sk);
+    if (sk) {
+        net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+        key.ifindex = BPF_CORE_READ(skb, skb_iif);
+    }
+    if (dev && (!net || BPF_CORE_READ(dev, nd_net.net) == net)) {
         net = BPF_CORE_READ(dev, nd_net.net);
-    } else {
-        struct sock *sk = BPF_CORE_READ(skb, sk);
-        if (sk)
-            net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+        key.ifindex = BPF_CORE_READ(dev, ifindex);
     }
     if (net)
         key.netns = BPF_CORE_READ(net, ns.inum);
@@ -113,4 +117,17 @@ int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
     count->packets += segments;
     count->bytes += BPF_CORE_READ(skb, len);
     return 0;
+}
+
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(kfree_skb_at_socket, struct sk_buff *skb, void *location, int reason, struct sock *rx_sk)
+{
+    return account(skb, location, reason, rx_sk);
+}
+
+// Before Linux 6.11 no socket is told.
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(kfree_skb, struct sk_buff *skb, void *location, int reason)
+{
+    return account(skb, location, reason, 0);
 }
