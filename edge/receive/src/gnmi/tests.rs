@@ -1,3 +1,5 @@
+//! gNMI tried without a device, beside one made here, and over broken and encrypted connections.
+
 use super::proto::g_nmi_server::{GNmi, GNmiServer};
 use super::proto::typed_value::Value;
 use super::proto::{

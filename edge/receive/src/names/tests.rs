@@ -1,3 +1,5 @@
+//! The mapping tried on a small fabric: what it knows, what it refuses, and with which place.
+
 use super::*;
 
 fn fabric() -> Arc<Fabric> {

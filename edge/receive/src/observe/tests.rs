@@ -1,3 +1,5 @@
+//! Numbers made up port by port, and the observations they must become.
+
 use super::*;
 use crate::rows::EntityKind;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! OTLP tried by rows, by both ways on real sockets, and with what must be refused.
+
 use super::*;
 use crate::intake::tests::intake;
 use crate::rows::{EntityKind, Metric, Row};

@@ -1,3 +1,5 @@
+//! Scrapes tried by texts, and beside servers that answer well, badly, and with encryption.
+
 use super::*;
 use crate::intake::tests::intake;
 use crate::rows::Row;

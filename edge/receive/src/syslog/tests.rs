@@ -1,3 +1,5 @@
+//! Syslog tried by messages, by floods, and on real sockets.
+
 use super::*;
 use crate::intake::tests::intake;
 use crate::rows::Row;
