@@ -480,7 +480,7 @@ pub static LINK_EVENT: Table = Table {
     text: "An interface that went up or down, as its device told.",
     columns: &[
         must("ts", Time, "when, by the device's clock"),
-        must("source", Text, "syslog, gnmi or nic"),
+        must("source", Text, "syslog, gnmi, scrape or otlp"),
         must("device", Text, "device, as it calls itself"),
         must("interface", Text, "interface"),
         must("state", Text, "up or down"),
@@ -497,7 +497,7 @@ pub static LOG_LINE: Table = Table {
     text: "What devices and programs logged: syslog of warnings and worse, OTLP logs.",
     columns: &[
         must("ts", Time, "when"),
-        must("source", Text, "syslog or otlp"),
+        must("source", Text, "syslog or otlp; gnmi: a neighbour that is not the one the fabric has"),
         must("device", Text, "device or service"),
         must("severity", Text, "emergency, alert, critical, error, warning, notice, info, debug"),
         must("text", Text, "the line"),
