@@ -67,7 +67,7 @@ enum Command {
     Replay(replay::Args),
     /// The daemon of a host: probes and reports
     Agent(agent::Args),
-    /// The process of a machine that counts in its kernel: connections, drops
+    /// The process of a machine that tells what its kernel and NICs know: connections, drops, delays, flows
     Sensors(sensors::Args),
     /// The daemon that diagnoses, keeps incidents and answers
     Hub(Box<hub::Args>),

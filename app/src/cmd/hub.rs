@@ -66,7 +66,7 @@ pub(crate) struct Args {
     /// Where counters and incidents are sent: a file with remote-write receivers and OTLP collectors; docs/api.md
     #[arg(long, value_name = "FILE")]
     exports: Option<PathBuf>,
-    /// What switches and programs tell, and where: a file that says where flows are received; docs/receivers.md
+    /// What switches and programs tell, and where: flows, gNMI, OTLP, scrapes, syslog; docs/receivers.md shows a file
     #[arg(long, value_name = "FILE")]
     receivers: Option<PathBuf>,
     /// Serve --http and --flight without TLS, as behind a proxy that has it, or without users on an address other
