@@ -7,6 +7,7 @@ use crate::{Error, Result};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
+use aya::programs::tp_btf::BtfTracePointLink;
 use aya::programs::{BtfTracePoint, Iter, SchedClassifier};
 use aya::{Btf, Ebpf, EbpfLoader};
 use std::fs::File;
@@ -103,11 +104,27 @@ impl Object {
 
     /// Loads a program and runs it at a tracepoint of the kernel, for as long as this object lives.
     pub fn trace(&mut self, program: &'static str, tracepoint: &str, types: &KernelTypes) -> Result<()> {
-        let found = self.0.program_mut(program);
-        let found = found.ok_or(Error::Bpf { what: "tracing program", said: program.to_owned() })?;
-        let found: &mut BtfTracePoint = found.try_into().map_err(|e| refused("tracing program")(&e))?;
+        let found = self.tracing(program)?;
         found.load(tracepoint, &types.0).map_err(|e| refused("tracing program")(&e))?;
         found.attach().map(drop).map_err(|e| refused("tracepoint")(&e))
+    }
+
+    /// Loads a program that is to run at a tracepoint of the kernel, without running it there yet.
+    pub fn load_trace(&mut self, program: &'static str, tracepoint: &str, types: &KernelTypes) -> Result<()> {
+        self.tracing(program)?.load(tracepoint, &types.0).map_err(|e| refused("tracing program")(&e))
+    }
+
+    /// Runs a program that was loaded so at its tracepoint, until what is returned is dropped.
+    pub fn run_trace(&mut self, program: &'static str) -> Result<Traced> {
+        let found = self.tracing(program)?;
+        let link = found.attach().and_then(|id| found.take_link(id));
+        link.map(|link| Traced { _link: link }).map_err(|e| refused("tracepoint")(&e))
+    }
+
+    fn tracing(&mut self, program: &'static str) -> Result<&mut BtfTracePoint> {
+        let found = self.0.program_mut(program);
+        let found = found.ok_or(Error::Bpf { what: "tracing program", said: program.to_owned() })?;
+        found.try_into().map_err(|e| refused("tracing program")(&e))
     }
 
     /// Loads a program that [`Object::iterate`] runs over things of one kind, such as `tcp`.
@@ -257,6 +274,11 @@ impl Object {
             _ => Err(Error::Bpf { what: "array map", said: name.to_string() }),
         }
     }
+}
+
+/// A program at a tracepoint, until this is dropped.
+pub struct Traced {
+    _link: BtfTracePointLink,
 }
 
 /// A program at an interface's hook, until this is dropped.

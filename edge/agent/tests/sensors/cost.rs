@@ -57,25 +57,42 @@ fn cost() {
     }
     let long = Duration::from_secs(2);
     let (mut off, mut on) = (Vec::new(), Vec::new());
-    for _ in 0..8 {
+    for _ in 0..10 {
         off.push(throughput(&pair, long));
         let serving = pair.serve(Duration::from_secs(1));
         let watches = [pair.watch(0), pair.watch(1)];
         on.push(throughput(&pair, long));
         drop((watches, serving));
     }
-    let middle = |v: &mut Vec<f64>| {
-        v.sort_by(f64::total_cmp);
-        v[v.len() / 2]
+    let middle = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
     };
-    let (off, on) = (middle(&mut off), middle(&mut on));
+    let (off, on) = (middle(off), middle(on));
     println!("{off:.2} Gbit/s without, {on:.2} with them: {:+.2} %", (on / off - 1.0) * 100.0);
 
     let _serving = pair.serve(Duration::from_secs(1));
-    let _watches = [pair.watch(0), pair.watch(1)];
+    let mut watches = [pair.watch(0), pair.watch(1)];
+    // One reading in ten is measured.
+    for seconds in [2, 10] {
+        let used = kernel::process::cpu_ns();
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < until {
+            std::thread::park_timeout(until - Instant::now());
+        }
+        let us = (kernel::process::cpu_ns() - used) / 1_000 / seconds;
+        println!("{us} µs of processor a second, idle, in {seconds} s");
+    }
+    watches[0].next();
+    println!("µs a second, idle, two namespaces: {:?}", watches[0].costs);
+    println!("{} rows of metrics in 12 s, of one of them", watches[0].metrics.len());
+    let mut by_sensor = std::collections::BTreeMap::<String, usize>::new();
+    watches[0].metrics.iter().for_each(|m| *by_sensor.entry(m.sensor.clone()).or_default() += 1);
+    println!("{by_sensor:?}");
     let _measuring = kernel::bpf::measure_programs().unwrap();
     let before = programs();
-    let (begun, rate) = (Instant::now(), throughput(&pair, Duration::from_secs(4)));
+    let begun = Instant::now();
+    let rate = throughput(&pair, Duration::from_secs(8));
     let seconds = begun.elapsed().as_secs_f64();
     println!("measured, at {rate:.2} Gbit/s:");
     for (name, ns, runs) in programs() {

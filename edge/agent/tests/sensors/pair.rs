@@ -108,6 +108,7 @@ impl Pair {
             drops: Vec::new(),
             metrics: Vec::new(),
             findings: Vec::new(),
+            costs: BTreeMap::new(),
             readings: 0,
         };
         // From here on everything is counted.
@@ -157,6 +158,8 @@ pub struct Watch {
     pub drops: Vec<DropRow>,
     pub metrics: Vec<MetricRow>,
     pub findings: Vec<SensorFinding>,
+    /// What each sensor said last that it costs, microseconds a second.
+    pub costs: BTreeMap<String, u64>,
     readings: usize,
 }
 
@@ -176,6 +179,7 @@ impl Watch {
                 self.findings.extend(reading.findings.clone());
                 for s in reading.sensors.iter().flat_map(|c| wire::sensor::sensors(c).unwrap()) {
                     assert_eq!((s.state, s.lost), (0, 0), "{s:?}");
+                    self.costs.insert(s.sensor, s.cost_us);
                 }
             }
             std::thread::yield_now();

@@ -51,13 +51,14 @@ struct {
 } delays SEC(".maps");
 
 // One in mask + 1 is looked at: soft interrupts, wake-ups, queued packets, data for sockets.
-enum mask { OF_SOFTIRQS, OF_WAKES, OF_QUEUED, OF_DATA, MASKS };
+// The last word is of which turn of the programs at sockets this is: what an earlier one began is void.
+enum mask { OF_SOFTIRQS, OF_WAKES, OF_QUEUED, OF_DATA, MASKS, TURN = MASKS, WORDS };
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, 1);
     __type(key, __u32);
-    __type(value, __u64[MASKS]);
+    __type(value, __u64[WORDS]);
 } masks SEC(".maps");
 
 // Measurements that found no room in `delays`.
@@ -277,7 +278,10 @@ int BPF_PROG(qdisc_dequeue, void *qdisc, void *txq, int packets, struct sk_buff 
 // A socket is the same one where its ports are.
 static __always_inline __u64 ports(struct sock *sk)
 {
-    return (__u64)sk->__sk_common.skc_num << 16 | sk->__sk_common.skc_dport;
+    __u32 zero = 0;
+    __u64 *words = bpf_map_lookup_elem(&masks, &zero);
+    __u64 turn = words ? words[TURN] << 32 : 0;
+    return turn | (__u64)sk->__sk_common.skc_num << 16 | sk->__sk_common.skc_dport;
 }
 
 static __always_inline bool is_internet(struct sock *sk)
