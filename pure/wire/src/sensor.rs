@@ -6,7 +6,7 @@
 //! Absent on purpose: what a sensor is (that is the agent's), and whether a value makes sense.
 
 use crate::batch::BatchError;
-use crate::proto::{DropColumns, MetricColumns, SensorColumns, TcpColumns};
+use crate::proto::{DropColumns, MetricColumns, PassingColumns, SensorColumns, TcpColumns};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -135,6 +135,32 @@ rows!(
         name: String,
         value: f64,
         form: u32,
+    ]
+);
+
+rows!(
+    /// Packets of a flow that passed an interface. Its fields are the columns of `PassingColumns`.
+    PassingRow,
+    PassingColumns,
+    push_passing,
+    passing,
+    passing_rows,
+    [
+        window_start_ns: u64,
+        window_length_us: u32,
+        device: String,
+        way: u32,
+        from: Vec<u8>,
+        to: Vec<u8>,
+        from_port: u32,
+        to_port: u32,
+        protocol: u32,
+        packets: u64,
+        bytes: u64,
+        marked: u64,
+        hops_left_min: u32,
+        hops_left_max: u32,
+        one_in: u32,
     ]
 );
 

@@ -194,10 +194,7 @@ fn marks_on_the_way_are_counted_where_they_arrive_and_the_sender_learns_of_them(
     });
     out.write_all(&vec![7; 1 << 20]).unwrap();
     let _into = taker.join().unwrap();
-    let marked = |w: &Watch| -> u64 {
-        let mine = w.metrics.iter().filter(|m| m.sensor == "flows" && m.name == "ecn_marked");
-        mine.map(|m| m.value as u64).sum()
-    };
+    let marked = |w: &Watch| -> u64 { w.flows.iter().map(|f| f.marked).sum() };
     b.until(|w| marked(w) >= pair.nft(1) && w.grew("", "ip_in_ecn_marked") as u64 >= pair.nft(1));
     a.until(|w| w.tcp.iter().any(|r| r.remote_port == 5_001 && r.delivered_ce > 0));
     let witness = pair.nft(1);

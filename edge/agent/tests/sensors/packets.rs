@@ -4,11 +4,12 @@ use crate::pair::{Pair, Watch, can_run, sh};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
+use wire::sensor::PassingRow;
 
-/// What all readings told of the flows whose name has this in it.
-fn sum(w: &Watch, flow: &str, name: &str) -> u64 {
-    let mine = w.metrics.iter().filter(|m| m.sensor == "flows" && m.entity.contains(flow) && m.name == name);
-    mine.map(|m| m.value as u64).sum()
+/// What all readings told of the packets to a port, received or sent.
+fn sum(w: &Watch, to_port: u32, received: bool, what: fn(&PassingRow) -> u64) -> u64 {
+    let mine = w.flows.iter().filter(|f| f.to_port == to_port && f.way == u32::from(received));
+    mine.map(what).sum()
 }
 
 #[test]
@@ -31,14 +32,18 @@ fn marked_packets_are_what_nftables_counted() {
             from.send_to(&[1; 100], "10.9.0.2:2000").unwrap();
         }
     }
-    let flow = "10.9.0.1:4000>10.9.0.2:2000 udp eth0 in";
-    b.until(|w| sum(w, flow, "packets") >= 60);
+    b.until(|w| sum(w, 2_000, true, |f| f.packets) >= 60);
     let counted = pair.nft_counts(1);
     assert_eq!((counted[0].0, counted[1].0), (37, 23));
     let (packets, bytes) = (counted[0].0 + counted[1].0, counted[0].1 + counted[1].1);
-    assert_eq!((sum(&b, flow, "packets"), sum(&b, flow, "ecn_marked")), (packets, 37));
-    assert_eq!(sum(&b, flow, "bytes"), bytes + 14 * packets, "with the Ethernet headers");
-    assert_eq!((sum(&b, flow, "hops_left_min"), sum(&b, flow, "hops_left_max")), (64, 64));
+    let all = |what| sum(&b, 2_000, true, what);
+    assert_eq!((all(|f| f.packets), all(|f| f.marked)), (packets, 37));
+    assert_eq!(all(|f| f.bytes), bytes + 14 * packets, "with the Ethernet headers");
+    let row = b.flows.iter().find(|f| f.to_port == 2_000).unwrap();
+    assert_eq!((row.device.as_str(), row.protocol, row.from_port, row.one_in), ("eth0", 17, 4_000, 1));
+    assert_eq!((row.hops_left_min, row.hops_left_max), (64, 64));
+    let address: std::net::Ipv4Addr = "10.9.0.1".parse().unwrap();
+    assert_eq!(row.from, address.to_ipv6_mapped().octets());
 }
 
 #[test]
@@ -62,11 +67,14 @@ fn bursts_are_counted_by_their_wire_segments() {
     let segments = |what: &str| pair.counter(0, "snmp", "Tcp", what);
     // The kernel counts what it sends again apart; on a busy machine it does for want of a timely answer.
     let sent = || segments("OutSegs") + segments("RetransSegs");
-    a.until(|w| sum(w, "7006 tcp eth0 out", "packets") >= sent());
+    a.until(|w| sum(w, 7_006, false, |f| f.packets) >= sent());
     a.next();
-    assert!(a.metrics.iter().all(|m| m.name != "one_in"));
-    assert_eq!(sum(&a, "10.9.0.2:7006 tcp eth0 out", "packets"), sent());
-    assert_eq!(sum(&a, ">10.9.0.1:", "packets"), segments("InSegs"));
+    assert!(a.flows.iter().all(|f| f.one_in == 1));
+    assert_eq!(sum(&a, 7_006, false, |f| f.packets), sent());
+    assert_eq!(
+        a.flows.iter().filter(|f| f.from_port == 7_006).map(|f| f.packets).sum::<u64>(),
+        segments("InSegs")
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use wire::Counter;
 use wire::proto::SensorFinding;
-use wire::sensor::{DropRow, MetricRow, TcpRow};
+use wire::sensor::{DropRow, MetricRow, PassingRow, TcpRow};
 
 pub fn can_run() -> bool {
     let missing = [
@@ -108,6 +108,7 @@ impl Pair {
             drops: Vec::new(),
             metrics: Vec::new(),
             findings: Vec::new(),
+            flows: Vec::new(),
             costs: BTreeMap::new(),
             readings: 0,
         };
@@ -117,6 +118,7 @@ impl Pair {
         watch.drops.clear();
         watch.metrics.clear();
         watch.findings.clear();
+        watch.flows.clear();
         watch
     }
 
@@ -158,6 +160,7 @@ pub struct Watch {
     pub drops: Vec<DropRow>,
     pub metrics: Vec<MetricRow>,
     pub findings: Vec<SensorFinding>,
+    pub flows: Vec<PassingRow>,
     /// What each sensor said last that it costs, microseconds a second.
     pub costs: BTreeMap<String, u64>,
     readings: usize,
@@ -176,6 +179,7 @@ impl Watch {
                 self.tcp.extend(reading.tcp.iter().flat_map(|c| wire::sensor::tcp(c).unwrap()));
                 self.drops.extend(reading.drops.iter().flat_map(|c| wire::sensor::drops(c).unwrap()));
                 self.metrics.extend(reading.metrics.iter().flat_map(|c| wire::sensor::metrics(c).unwrap()));
+                self.flows.extend(reading.passing.iter().flat_map(|c| wire::sensor::passing(c).unwrap()));
                 self.findings.extend(reading.findings.clone());
                 for s in reading.sensors.iter().flat_map(|c| wire::sensor::sensors(c).unwrap()) {
                     assert_eq!((s.state, s.lost), (0, 0), "{s:?}");

@@ -2,12 +2,12 @@
 
 use crate::sensors::Meaning;
 
-/// Numbers of each flow; of all those there is no room to tell of one by one, under the entity `others`.
+/// Columns of a flow (`wire::sensor::PassingRow`); of all those there is no room to tell of one by one, one row without addresses.
 pub const METRICS: &[Meaning] = &[
     Meaning { name: "packets", unit: "packets", text: "on the wire: a burst counts as its segments" },
     Meaning { name: "bytes", unit: "bytes", text: "on the wire, with their Ethernet headers" },
     Meaning {
-        name: "ecn_marked",
+        name: "marked",
         unit: "packets",
         text: "of those, with congestion experienced (RFC 3168) in the outer header",
     },

@@ -10,7 +10,8 @@
 //!
 //! Invariants: at most [`INTERFACES_MAX`] interfaces of a namespace; a packet for which the table has no room is counted as
 //! lost; a flow that was idle for a reading makes room.
-//! Absent on purpose: path observations. What was seen at one end says what was sent or what arrived, and not what was lost
+//! Absent on purpose: rows for the hub, whose tables keep no addresses as they are; who asks on the socket is told. And path
+//! observations. What was seen at one end says what was sent or what arrived, and not what was lost
 //! in between; of TCP the sensor `tcp` knows it.
 
 mod metrics;
@@ -21,10 +22,9 @@ use kernel::bpf::{Attachment, KernelTypes, Object};
 use kernel::interface;
 use kernel::netlink::Netlink;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
-use wire::proto::MetricColumns;
-use wire::sensor::{MetricRow, push_metric};
+use wire::proto::PassingColumns;
+use wire::sensor::{PassingRow, push_passing};
 
 static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/flows.bpf.o"));
 
@@ -108,72 +108,43 @@ impl Flows {
         Ok(self.object.set_words("mask", [self.one_in - 1])?)
     }
 
-    fn tell(&self, netns: u32, mut flows: Vec<(Key, Counts, Counts)>, span: Span, to: &mut MetricColumns) {
-        let mut say = |entity: &str, name: &str, value: u64, form: u32| {
-            let row = MetricRow {
-                window_start_ns: span.start.0,
-                window_length_us: span.length_us(),
-                sensor: "flows".to_owned(),
-                entity_kind: "flow".to_owned(),
-                entity: entity.to_owned(),
-                name: name.to_owned(),
-                value: value as f64,
-                form,
-            };
-            push_metric(to, row);
-        };
-        let mut counts = |entity: &str, since: Counts| {
-            for (name, value) in [("packets", since[0]), ("bytes", since[1]), ("ecn_marked", since[2])] {
-                if value > 0 {
-                    say(entity, name, value, 2);
-                }
-            }
-        };
+    fn tell(&self, netns: u32, mut flows: Vec<(Key, Counts, Counts)>, span: Span, to: &mut PassingColumns) {
         flows.sort_by_key(|(_, since, _)| std::cmp::Reverse(since[0]));
         let others = flows.split_off(flows.len().min(FLOWS_MAX));
-        let add = |sum: Counts, (_, since, _): &(Key, Counts, Counts)| {
-            std::array::from_fn(|i| sum[i].saturating_add(since[i]))
+        let row = |[packets, bytes, marked, _]: Counts| PassingRow {
+            window_start_ns: span.start.0,
+            window_length_us: span.length_us(),
+            packets,
+            bytes,
+            marked: marked.min(packets),
+            one_in: u32::try_from(self.one_in).unwrap_or(u32::MAX),
+            ..PassingRow::default()
         };
-        counts("others", others.iter().fold([0; COUNTS], add));
-        for (key, since, _) in &flows {
-            counts(&self.name(netns, key), *since);
+        for (key, since, now) in flows {
+            let ((_, ports), (ifindex, how)) = (halves(key[4]), halves(key[5]));
+            let on = self.on.get(&netns).and_then(|on| on.get(&ifindex));
+            let octets = |a: u64, b: u64| [a.to_ne_bytes(), b.to_ne_bytes()].concat();
+            let (hops_left_min, hops_left_max) = halves(now[3]);
+            let told = PassingRow {
+                device: on.map_or_else(|| format!("if{ifindex}"), |on| on.name.clone()),
+                way: how >> 9 & 1 | how >> 7 & 2,
+                from: octets(key[0], key[1]),
+                to: octets(key[2], key[3]),
+                from_port: ports >> 16,
+                to_port: ports & 0xffff,
+                protocol: how & 0xff,
+                hops_left_min,
+                hops_left_max,
+                ..row(since)
+            };
+            push_passing(to, told);
         }
-        for (key, _, now) in &flows {
-            // Packets of one flow have the same way, so these hardly ever change: told when they do, and at first.
-            let was = self.before.get(key).map(|w| halves(w[3]));
-            let (min, max) = halves(now[3]);
-            if was != Some((min, max)) {
-                let entity = self.name(netns, key);
-                say(&entity, "hops_left_min", min.into(), 0);
-                say(&entity, "hops_left_max", max.into(), 0);
-            }
+        if !others.is_empty() {
+            let add = |sum: Counts, (_, since, _): &(Key, Counts, Counts)| {
+                std::array::from_fn(|i| sum[i].saturating_add(since[i]))
+            };
+            push_passing(to, row(others.iter().fold([0; COUNTS], add)));
         }
-        if self.one_in > 1 {
-            say("others", "one_in", self.one_in, 0);
-        }
-    }
-
-    /// Such as `10.0.0.1:5001>10.0.0.2:80 tcp eth0 in`.
-    fn name(&self, netns: u32, key: &Key) -> String {
-        let address = |a: u64, b: u64| -> IpAddr {
-            let mut octets = [0; 16];
-            octets.iter_mut().zip([a, b].iter().flat_map(|w| w.to_ne_bytes())).for_each(|(to, b)| *to = b);
-            Ipv6Addr::from(octets).to_canonical()
-        };
-        let ((_, ports), (ifindex, how)) = (halves(key[4]), halves(key[5]));
-        let from = SocketAddr::new(address(key[0], key[1]), (ports >> 16) as u16);
-        let to = SocketAddr::new(address(key[2], key[3]), ports as u16);
-        let protocol = match how & 0xff {
-            1 => "icmp".to_owned(),
-            6 => "tcp".to_owned(),
-            17 => "udp".to_owned(),
-            58 => "icmp6".to_owned(),
-            n => format!("protocol-{n}"),
-        };
-        let on = self.on.get(&netns).and_then(|on| on.get(&ifindex)).map_or("", |on| on.name.as_str());
-        let way = if how & 0x200 != 0 { "in" } else { "out" };
-        let inside = if how & 0x100 != 0 { " encapsulated" } else { "" };
-        format!("{from}>{to} {protocol} {on} {way}{inside}")
     }
 }
 
@@ -202,7 +173,7 @@ impl Sensor for Flows {
         }
         for (netns, flows) in by_netns {
             if let Some(to) = out.get_mut(&netns) {
-                self.tell(netns, flows, span, to.metrics.get_or_insert_default());
+                self.tell(netns, flows, span, to.passing.get_or_insert_default());
             }
         }
         self.before.extend(grown);
