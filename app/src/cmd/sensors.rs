@@ -2,6 +2,7 @@
 
 use crate::log;
 use agent::sensors::serve::{Config, serve};
+use agent::sensors::{Kind, chosen};
 use kernel::caps::{Capability, keep_only};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,9 +29,21 @@ pub(crate) struct Args {
     /// How often sensors are read
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = every)]
     every: Duration,
+    /// Which sensors run, such as tcp,drops, or all. delay and flows look at packets one by one, which a saturated
+    /// connection feels; they run where they are named
+    #[arg(long, value_name = "LIST", default_value = "tcp,drops,nic,proc", value_parser = sensors)]
+    sensors: Chosen,
     /// Write the names of the sensors that run here once serving, as JSON
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+}
+
+/// The sensors of a list.
+#[derive(Clone)]
+struct Chosen(Vec<&'static Kind>);
+
+fn sensors(list: &str) -> Result<Chosen, String> {
+    chosen(list).map(Chosen)
 }
 
 fn every(text: &str) -> Result<Duration, String> {
@@ -64,7 +77,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         runtime.block_on(super::hub::asked_to_stop());
         STOP.store(true, Ordering::Relaxed);
     });
-    let config = Config { socket: args.socket.clone(), interval: args.every };
+    let config = Config { socket: args.socket.clone(), interval: args.every, sensors: args.sensors.0 };
     serve(
         &config,
         |names| {

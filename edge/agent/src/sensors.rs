@@ -99,11 +99,15 @@ pub trait Sensor: Send {
 }
 
 /// A kind of sensor: how to have one, and what it is for.
+#[derive(Debug)]
 pub struct Kind {
     /// Its name.
     pub name: &'static str,
     /// What somebody does not see without it.
     pub without: &'static str,
+    /// Whether it runs where nobody says which are to. Those that run for every packet do not: what they cost a saturated
+    /// connection is more than watching is worth (docs/figures.md).
+    pub by_default: bool,
     /// Processor time a second it may take for each namespace that is watched, in the kernel and reading together.
     pub budget: Duration,
     /// Loads it. The kernel's types are needed by those with programs only.
@@ -115,40 +119,66 @@ pub static KINDS: &[Kind] = &[
     Kind {
         name: "tcp",
         without: "connections' round trips, retransmissions by cause, windows and limits are not seen",
+        by_default: true,
         budget: Duration::from_millis(10),
         load: |types| Ok(Box::new(tcp::Tcp::load(types)?)),
     },
     Kind {
         name: "drops",
         without: "packets the kernel throws away are not seen, nor why",
+        by_default: true,
         budget: Duration::from_millis(10),
         load: |types| Ok(Box::new(drops::Drops::load(types)?)),
     },
     Kind {
         name: "delay",
         without: "a host that is late itself looks like a slow network",
+        by_default: false,
         budget: Duration::from_millis(20),
         load: |types| Ok(Box::new(delay::Delay::load(types)?)),
     },
     Kind {
         name: "flows",
         without: "which flows cross an interface, and how many of their packets were marked, is not seen",
+        by_default: false,
         budget: Duration::from_millis(10),
         load: |types| Ok(Box::new(flows::Flows::load(types)?)),
     },
     Kind {
         name: "nic",
         without: "link state, FEC and symbol errors, pause frames and discards of NICs are not seen",
+        by_default: true,
         budget: Duration::from_millis(10),
         load: |_| Ok(Box::new(nic::Nics::default())),
     },
     Kind {
         name: "proc",
         without: "shortage of processors and memory, and what the host's own queues and sockets dropped, are not seen",
+        by_default: true,
         budget: Duration::from_millis(10),
         load: |_| Ok(Box::new(proc::Procs::open()?)),
     },
 ];
+
+/// The sensors of a list such as `tcp,drops`, or `all`; every name must be one. An error is words for people.
+pub fn chosen(list: &str) -> Result<Vec<&'static Kind>, String> {
+    if list.trim() == "all" {
+        return Ok(KINDS.iter().collect());
+    }
+    let known = |name: &str| {
+        let names: Vec<&str> = KINDS.iter().map(|k| k.name).collect();
+        let found = KINDS.iter().find(|k| k.name == name);
+        found.ok_or_else(|| {
+            format!("there is no sensor {name:?}, expected all, or some of {}", names.join(","))
+        })
+    };
+    list.split(',').map(|name| known(name.trim())).collect()
+}
+
+/// The sensors that run where nobody says which.
+pub fn usual() -> Vec<&'static Kind> {
+    KINDS.iter().filter(|k| k.by_default).collect()
+}
 
 /// Intervals over budget before a sensor takes itself out.
 const PATIENCE: u32 = 3;
@@ -191,7 +221,7 @@ pub struct Sensors {
 
 impl Sensors {
     /// Loads what the kernel allows.
-    pub fn load(kinds: &'static [Kind]) -> Sensors {
+    pub fn load(kinds: &[&'static Kind]) -> Sensors {
         let types = KernelTypes::read();
         let slot = |kind: &'static Kind| {
             let loaded = match &types {
@@ -213,7 +243,7 @@ impl Sensors {
                 told: 0,
             }
         };
-        Sensors { slots: kinds.iter().map(slot).collect(), last: Instant::now(), turn: 0 }
+        Sensors { slots: kinds.iter().map(|k| slot(k)).collect(), last: Instant::now(), turn: 0 }
     }
 
     /// Names of those that run.

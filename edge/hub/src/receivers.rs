@@ -34,8 +34,9 @@ use wire::flow::Exporter;
 
 /// From so many rows on they are worth a file.
 const BULK_ROWS: usize = 16_384;
-/// Addresses remembered with what stands for them: two megabytes.
-const ADDRESSES: usize = 1 << 16;
+/// Addresses remembered with what stands for them: eight megabytes. Making a pseudonym takes a microsecond, so whoever has
+/// more hosts than this pays for it.
+const ADDRESSES: usize = 1 << 18;
 /// Under this name the state of the flows' receiver is kept.
 const FLOWS: &str = "flows";
 
@@ -131,7 +132,7 @@ struct Hearing {
     thread: JoinHandle<()>,
 }
 
-/// Receivers at work. [`Receiving::stop`] ends them; what they took is written first.
+/// Receivers at work. Dropping it stops them, as [`Receiving::stop`] does; what they took is written first.
 pub(crate) struct Receiving {
     flows: Option<(Arc<Flows>, JoinHandle<()>)>,
     hearing: Option<Hearing>,
@@ -199,6 +200,12 @@ impl Receiving {
             over.store(true, Relaxed);
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -25,15 +25,20 @@ pub(crate) struct Addresses {
     /// `None`: addresses are written as they are.
     guard: Option<Arc<Guard>>,
     fabric: Arc<Fabric>,
-    remembered: Vec<(Address, Address)>,
+    /// Sets of [`WAYS`] places; the newest address of a set stands first.
+    remembered: Vec<[(Address, Address); WAYS]>,
 }
 
+/// Addresses that share a place and are remembered beside each other.
+const WAYS: usize = 4;
+
 impl Addresses {
-    /// Remembers so many, a power of two. No guard: addresses are written as they are.
+    /// Remembers so many, a power of two and [`WAYS`] at least. No guard: addresses are written as they are.
     pub(crate) fn new(fabric: Arc<Fabric>, guard: Option<Arc<Guard>>, remembered: usize) -> Self {
         // No place holds an address that belongs elsewhere, so that this is never taken for one: see `place`.
         let nothing = ([0xff; 16], [0; 16]);
-        Addresses { guard, fabric, remembered: vec![nothing; remembered.next_power_of_two()] }
+        let sets = (remembered / WAYS).max(1).next_power_of_two();
+        Addresses { guard, fabric, remembered: vec![[nothing; WAYS]; sets] }
     }
 
     fn place(&self, address: &Address) -> usize {
@@ -47,7 +52,8 @@ impl Addresses {
     pub(crate) fn of(&mut self, address: Address) -> Address {
         let Some(guard) = &self.guard else { return address };
         let at = self.place(&address);
-        if let Some(&(_, known)) = self.remembered.get(at).filter(|(a, _)| *a == address) {
+        let set = self.remembered.get(at);
+        if let Some(&(_, known)) = set.and_then(|s| s.iter().find(|(a, _)| *a == address)) {
             return known;
         }
         let ip = Ipv6Addr::from(address);
@@ -60,8 +66,9 @@ impl Addresses {
                 IpAddr::V6(a) => a.octets(),
             }
         };
-        if let Some(place) = self.remembered.get_mut(at) {
-            *place = (address, stands);
+        if let Some(set) = self.remembered.get_mut(at) {
+            set.rotate_right(1);
+            set[0] = (address, stands);
         }
         stands
     }
@@ -130,9 +137,9 @@ fn all_absent<T>(column: &Maybe<T>) -> bool {
     column.absent.first() == Some(&(0, column.values.len()))
 }
 
-/// Moves a column's values out and leaves room for as many.
+/// Moves a column's values out and leaves room for as many, and a few more: the next ones would else move once again.
 fn moved<T>(values: &mut Vec<T>) -> Vec<T> {
-    let room = Vec::with_capacity(values.len());
+    let room = Vec::with_capacity(values.len() + values.len() / 8);
     std::mem::replace(values, room)
 }
 
@@ -167,7 +174,6 @@ pub(crate) fn flows(f: &mut FlowColumns, known: &mut Addresses) -> Part {
     for column in [&mut f.src, &mut f.dst, &mut f.next_hop, &mut f.srv6_segment] {
         known.cover(column);
     }
-    let rows = f.rows();
     let ints = |v: &mut Vec<i32>| -> ArrayRef { Arc::new(Int32Array::from(moved(v))) };
     let longs = |v: &mut Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(moved(v))) };
     let columns = vec![
@@ -201,7 +207,6 @@ pub(crate) fn flows(f: &mut FlowColumns, known: &mut Addresses) -> Part {
         addresses(&mut f.srv6_segment),
         maybe::<Int32Type>(&mut f.forwarding_status),
         maybe::<Int64Type>(&mut f.ecn_marked),
-        new_null_array(&DataType::Utf8, rows),
     ];
     part(&schema::FLOW, columns)
 }

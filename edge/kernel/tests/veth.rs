@@ -90,7 +90,8 @@ fn bursts_keep_label_and_mark_on_the_wire() {
         let mut next = vec![0; BURSTS as usize];
         let (mut received, mut got) = (Received::with(16, 65_535), 0);
         while got < BURSTS * SEGMENTS {
-            assert_ne!(readable(&[sockets[1].as_fd()], None).unwrap(), 0);
+            let ready = readable(&[sockets[1].as_fd()], Some(std::time::Duration::from_secs(20))).unwrap();
+            assert_ne!(ready, 0, "{got} of {} came, cut: {cut}", BURSTS * SEGMENTS);
             sockets[1].receive(&mut received).unwrap();
             for d in received.iter() {
                 let burst = d.flow_label - 0x4_2000;

@@ -24,9 +24,9 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Receive buffer of each socket, bytes, default 32 MiB; less where the system does not allow it.
     pub receive_bytes: usize,
-    /// Records handed over together at most, default 131,072.
+    /// Records handed over together at most, default 262,144.
     pub rows: usize,
-    /// And at least so often, default 1 s.
+    /// And at least so often, default 2 s.
     pub every: Duration,
     /// Columns on their way, default 4.
     pub queue: usize,
@@ -39,8 +39,8 @@ impl Default for Config {
         Config {
             listen: Vec::new(),
             receive_bytes: 32 << 20,
-            rows: 131_072,
-            every: Duration::from_secs(1),
+            rows: 262_144,
+            every: Duration::from_secs(2),
             queue: 4,
             limits: Limits::default(),
         }

@@ -40,6 +40,9 @@ use tokio::task::JoinHandle;
 
 /// A merge begins when there are so many small files, none larger than the others together.
 const MERGE_FILES: usize = 16;
+/// What files of tables that fill in bulk are merged to before their day is over: at two a second, some hundred thousand
+/// of the size they are written in stay until then at most.
+const BULK_BYTES: u64 = 4 << 20;
 /// Files no longer needed are looked for so often.
 const SWEEP_EVERY_US: i64 = 3_600_000_000;
 /// A day is over, and its last small files are merged, when nothing came for so long.
@@ -104,7 +107,8 @@ pub(crate) fn page() -> String {
         "\n## Upkeep\n\nThe hub that writes the tables also keeps them in shape, beside its other work. {MERGE_FILES} small \
          files of a day are merged into one, cut into a few stretches of time and within each sorted by the columns \
          named at each table; a day that is over and saw nothing new for an hour is left with files of about 128 MiB \
-         that follow each other in time. Days \
+         that follow each other in time. Of `flow`, which fills a hundred times faster than the others, only very small files \
+         are merged before the day is over. Days \
          whose last row is older than a table's limit are removed whole. Files are deleted a day after they left \
          their table, so whoever opened a table can read it for a day; entries of a table's log go a day after a \
          checkpoint made them needless. `path_minute` keeps for 400 days what `path_observation` says in more detail \
@@ -436,7 +440,12 @@ fn due_merge(shared: &Shared, delta: &Delta, now_us: i64) -> Result<Option<Vec<P
     let due = days.iter().rev().map(|(&day, pieces)| {
         let newest_us = pieces.iter().map(|p| p.written_ms.saturating_mul(1000)).max().unwrap_or(0);
         let over = now_us.saturating_sub(end_us(day).max(newest_us)) >= QUIET_US;
-        choose(pieces, over, shared.config.file_bytes)
+        let in_bulk = delta.about.is_bulk() && !over;
+        choose(
+            pieces,
+            over,
+            if in_bulk { BULK_BYTES.min(shared.config.file_bytes) } else { shared.config.file_bytes },
+        )
     });
     Ok(due.into_iter().find(|chosen| !chosen.is_empty()))
 }

@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Milliseconds each of the three is measured in a turn
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     millis: u64,
+    /// Which sensors, such as tcp,drops
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    sensors: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -207,12 +210,13 @@ impl Drop for On {
 /// What sensors said they cost: the largest told, by name.
 type Costs = Arc<Mutex<BTreeMap<String, u64>>>;
 
-fn switch_on(cable: &Cable, dir: &Path) -> anyhow::Result<On> {
+fn switch_on(cable: &Cable, dir: &Path, sensors: &str) -> anyhow::Result<On> {
     let (socket, ready) = (dir.join("sensors.sock"), dir.join("ready.json"));
     let _ = std::fs::remove_file(&ready);
     let log = std::fs::File::create(dir.join("sensors.log"))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("sensors").arg("--socket").arg(&socket).arg("--ready-file").arg(&ready);
+    command.arg("--sensors").arg(sensors);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
     let begun = Instant::now();
     while !ready.exists() {
@@ -283,11 +287,11 @@ fn measure(args: &Args, dir: &Path) -> anyhow::Result<ExitCode> {
             let (off, on);
             if turn % 2 == 0 {
                 off = one(what)?;
-                let sensors = switch_on(&cable, dir)?;
+                let sensors = switch_on(&cable, dir, &args.sensors)?;
                 on = one(what)?;
                 sensors.take(&costs);
             } else {
-                let sensors = switch_on(&cable, dir)?;
+                let sensors = switch_on(&cable, dir, &args.sensors)?;
                 on = one(what)?;
                 sensors.take(&costs);
                 drop(sensors);
@@ -296,7 +300,7 @@ fn measure(args: &Args, dir: &Path) -> anyhow::Result<ExitCode> {
             all.push((off, on));
         }
     }
-    let sensors = switch_on(&cable, dir)?;
+    let sensors = switch_on(&cable, dir, &args.sensors)?;
     let pid = sensors.child.id();
     std::thread::sleep(Duration::from_secs(2));
     let before = usage(pid).context("the sensors are gone")?;

@@ -7,12 +7,13 @@
 //! is at most [`REQUEST_BYTES_MAX`]; a namespace nobody watches any more is let go.
 //! Absent on purpose: deciding who may connect. That is the socket's directory: its group may.
 
-use super::{KINDS, Readings, Sensors, Span, Watched};
+use super::{Kind, Readings, Sensors, Span, Watched, usual};
 use crate::tasks::capture::Place;
 use crate::tasks::{Helper as _, Here};
 use kernel::netns::Netns;
 use prost::Message as _;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// A request must come within this after the connection.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// How soon a stop is heard.
+const HEARS_STOP: Duration = Duration::from_millis(250);
 /// An asker that takes nothing for so long is let go.
 const STUCK: Duration = Duration::from_secs(30);
 
@@ -45,11 +48,17 @@ pub struct Config {
     pub socket: PathBuf,
     /// How often sensors are read, 200 ms to 60 s, default 1 s.
     pub interval: Duration,
+    /// Which sensors run, default [`usual`].
+    pub sensors: Vec<&'static Kind>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { socket: PathBuf::from("/run/selvedge/sensors.sock"), interval: Duration::from_secs(1) }
+        Config {
+            socket: PathBuf::from("/run/selvedge/sensors.sock"),
+            interval: Duration::from_secs(1),
+            sensors: usual(),
+        }
     }
 }
 
@@ -125,7 +134,7 @@ pub fn serve(
     stop: &dyn Fn() -> bool,
 ) -> Result<(), ServeError> {
     let listener = listen(&config.socket)?;
-    let mut sensors = Sensors::load(KINDS);
+    let mut sensors = Sensors::load(&config.sensors);
     let running = sensors.running();
     if running.is_empty() {
         let _ = std::fs::remove_file(&config.socket);
@@ -142,7 +151,7 @@ pub fn serve(
         accept(&listener, &shared, &connections, &ending);
         let now = Instant::now();
         if now < due {
-            std::thread::sleep((due - now).min(Duration::from_millis(20)));
+            kernel::poll::readable(&[listener.as_fd()], Some((due - now).min(HEARS_STOP)))?;
             continue;
         }
         due = (due + interval).max(now);

@@ -84,7 +84,8 @@ impl Pair {
     /// Serves sensors, read so often.
     pub fn serve(&self, interval: Duration) -> Serving {
         let stop = Arc::new(AtomicBool::new(false));
-        let config = Config { socket: self.socket.clone(), interval };
+        let sensors = selvedge_agent::sensors::chosen("all").unwrap();
+        let config = Config { socket: self.socket.clone(), interval, sensors };
         let (ready, is_ready) = std::sync::mpsc::channel();
         let ends = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
