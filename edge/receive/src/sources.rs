@@ -84,6 +84,8 @@ impl Sources {
         fabric: Arc<Fabric>,
         room: usize,
     ) -> Result<(Receiving, mpsc::Receiver<Row>), ReceiveError> {
+        // An error says only that one was chosen before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let names = names(self.names.as_ref(), base, fabric)?;
         let (intake, rows) = Intake::new(names, observe::Config::default(), room);
         let (mut bound, mut running) = (Vec::new(), Vec::new());

@@ -374,6 +374,7 @@ async fn a_device_is_asked_and_asked_again_when_it_comes_back() {
 
 #[tokio::test]
 async fn encrypted_and_only_by_the_named_authority() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let (ours, other) = (authority("ours"), authority("other"));
     let (cert, key) = signed("leaf0.example", &ours);
     let tls = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));

@@ -361,6 +361,7 @@ async fn a_door_that_others_reach_is_encrypted_or_said_not_to_be() {
 
 #[tokio::test]
 async fn only_who_has_a_certificate_of_the_named_authority_may_send() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let (hubs, senders, others) = (authority("hubs"), authority("senders"), authority("others"));
     let dir = std::env::temp_dir().join(format!("selvedge-otlp-tls-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
